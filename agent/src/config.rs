@@ -1,0 +1,223 @@
+//! The agent's settings in a TOML file. Unknown keys are errors, and every error names the file, the line and
+//! the key: a typing error in a security setting must not pass for its default.
+
+mod place;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_domain::ids::DeviceId;
+use keyturn_domain::label::Label;
+use keyturn_schemas::claims::Deployment;
+use keyturn_schemas::signing::PublicKey;
+use serde::Deserialize;
+use toml::Spanned;
+use zeroize::Zeroizing;
+
+use self::place::Source;
+use crate::about;
+use crate::identity::{self, Identity};
+use crate::settings::{CHECK_IN, ServerUrl, Settings, Timing, WAIT};
+use crate::span::Span;
+
+/// Where the file is looked for.
+pub const DEFAULT_PATH: &str = "/etc/keyturn/agent.toml";
+
+/// The settings and the account they are for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The settings.
+    pub settings: Settings,
+    /// The managed account.
+    pub account: AccountConfig,
+}
+
+/// The managed account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountConfig {
+    /// An account in a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The account's name.
+        name: Label,
+    },
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("{path}: the settings file cannot be read: {source}; give another with --config FILE")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{place}: {key}{message}")]
+    Setting {
+        /// File and line.
+        place: String,
+        /// The key and a colon, where there is one.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    server: Spanned<String>,
+    deployment: Deployment,
+    root_key: Spanned<PathBuf>,
+    device_id: Spanned<DeviceId>,
+    certificate: Spanned<PathBuf>,
+    private_key: Spanned<PathBuf>,
+    #[serde(default = "default_state")]
+    state: PathBuf,
+    ca: Option<Spanned<PathBuf>>,
+    wait: Option<Spanned<Span>>,
+    check_in: Option<Spanned<Span>>,
+    account: AccountSection,
+    #[serde(default)]
+    timing: TimingSection,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountSection {
+    #[serde(rename = "kind")]
+    _kind: Kind,
+    path: PathBuf,
+    name: Label,
+    #[serde(default = "yes")]
+    create: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    File,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimingSection {
+    unknown_post: Option<Span>,
+    gap: Option<Span>,
+    long_poll: Option<Spanned<Span>>,
+    report_wait: Option<Span>,
+    connect: Option<Span>,
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/keyturn-agent".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Reads the file and everything it names.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let read = fs::read_to_string(path);
+        let text = read.map_err(|source| Error::Read { path: path.display().to_string(), source })?;
+        let source = Source { path, text: &text };
+        let file: File = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
+        let account =
+            AccountConfig::File { path: file.account.path.clone(), name: file.account.name.clone() };
+        Ok(Self { settings: file.resolve(&source)?, account })
+    }
+}
+
+impl File {
+    fn resolve(self, source: &Source<'_>) -> Result<Settings, Error> {
+        let identity = self.identity(source)?;
+        let server: ServerUrl = source.check(&self.server, |text| text.parse())?;
+        let root = source.read(&self.root_key)?;
+        let root: PublicKey = source.check(&self.root_key, |_| {
+            serde_json::from_slice(&root)
+                .map_err(|_| "it is not the root's public key: expected JSON with kid, alg and x")
+        })?;
+        Ok(Settings {
+            server,
+            ca: self.ca.as_ref().map(|path| source.read(path)).transpose()?,
+            deployment: self.deployment,
+            root,
+            device: *self.device_id.as_ref(),
+            identity: Arc::new(identity),
+            state: self.state,
+            labels: about::labels(),
+            machine: about::machine(),
+            create_account: self.account.create,
+            wait: source.within(
+                self.wait.as_ref(),
+                WAIT,
+                Duration::from_secs(1)..=Duration::from_hours(1),
+            )?,
+            check_in: source.within(
+                self.check_in.as_ref(),
+                CHECK_IN,
+                Duration::from_mins(1)..=Duration::from_hours(24 * 7),
+            )?,
+            timing: self.timing.resolve(source)?,
+        })
+    }
+
+    fn identity(&self, source: &Source<'_>) -> Result<Identity, Error> {
+        source.check(&self.private_key, |path| check_private(path))?;
+        let key = Zeroizing::new(source.read(&self.private_key)?);
+        let certificate = source.read(&self.certificate)?;
+        let identity = Identity::from_pem(&certificate, &key).map_err(|error| match error {
+            identity::Error::CertificatePem | identity::Error::Certificate(_) => {
+                source.at(&self.certificate, &error)
+            }
+            _ => source.at(&self.private_key, &error),
+        })?;
+        let named = identity.device();
+        source.check(&self.device_id, |device| match named {
+            Some(named) if named != *device => Err(format!("the certificate was issued to {named}")),
+            _ => Ok(()),
+        })?;
+        Ok(identity)
+    }
+}
+
+impl TimingSection {
+    fn resolve(self, source: &Source<'_>) -> Result<Timing, Error> {
+        let default = Timing::default();
+        let or = |span: Option<Span>, default| span.map_or(default, |span| span.0);
+        Ok(Timing {
+            unknown_post: or(self.unknown_post, default.unknown_post),
+            gap: or(self.gap, default.gap),
+            long_poll: source.within(
+                self.long_poll.as_ref(),
+                default.long_poll,
+                Duration::ZERO..=Duration::from_secs(30),
+            )?,
+            report_wait: or(self.report_wait, default.report_wait),
+            connect: or(self.connect, default.connect),
+            ..default
+        })
+    }
+}
+
+/// A private key that others on the machine can read is not private.
+fn check_private(path: &Path) -> Result<(), String> {
+    let mode = fs::metadata(path).map_err(|error| cannot_read(path, &error))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(format!("{} can be read by others (mode {mode:03o}); run chmod 600 on it", path.display()))
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    format!("{} cannot be read: {error}", path.display())
+}

@@ -1,0 +1,14 @@
+//! The `keyturn-agent` program: everything of substance is in the library.
+
+use std::io::stderr;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use keyturn_agent::cli::Cli;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_writer(stderr).with_max_level(cli.log_level()).init();
+    cli.execute().await
+}

@@ -1,0 +1,253 @@
+//! What a message costs at ten rows and at a million: `cargo bench -p keyturn-embedded`.
+//!
+//! Two files are measured in turns within one run, so that whatever else the machine does meets both alike; the
+//! figure to look at is the ratio of the medians, and absolute times mean nothing elsewhere. One file has ten rows
+//! in every table, the other a million. Sending, leasing and settling are to cost the same in both.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a benchmark stops at the first failure, and measures with the machine's own clock"
+)]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::clock::Clock as _;
+use keyturn_domain::ids::{DeviceId, RequestId};
+use keyturn_domain::time::UnixMillis;
+use keyturn_embedded::{Database, OpenOptions};
+use keyturn_ports::intake::{Intake as _, Submission};
+use keyturn_ports::ledger::{Commit, Ledger as _, Loaded, Stored, Wanted};
+use keyturn_ports::queue::{Leased, NewMessage, Queue as _, QueueName, Settlement};
+use keyturn_testkit::conformance::sample;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+const QUEUE: QueueName = QueueName::Requests;
+const BATCH: usize = 64;
+const ROUNDS: usize = 150;
+const FEW: u64 = 10;
+const MANY: u64 = 1_000_000;
+
+fn main() {
+    // `cargo test --benches` and the like only want to know that this builds.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(measure());
+}
+
+async fn measure() {
+    let folder = TempDir::new().unwrap();
+    let mut files = [FEW, MANY].map(|rows| Filled::new(&folder.path().join(format!("{rows}.db")), rows));
+    for _ in 0..ROUNDS {
+        for file in &mut files {
+            file.queue().await;
+        }
+    }
+    for round in 0..ROUNDS {
+        for file in &mut files {
+            file.ledger(round).await;
+        }
+    }
+    let [few, many] = &files;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{ROUNDS} rounds of {BATCH} messages, microseconds per message, medians").unwrap();
+    writeln!(out, "{:8} {:>10} {:>14} {:>7}", "step", "10 rows", "1,000,000 rows", "ratio").unwrap();
+    for (step, name) in STEPS.iter().enumerate() {
+        let (a, b) = (few.median(step), many.median(step));
+        writeln!(out, "{name:8} {a:>10.2} {b:>14.2} {:>7.2}", b / a).unwrap();
+    }
+}
+
+const STEPS: [&str; 6] = ["accept", "send", "lease", "settle", "load", "commit"];
+
+/// A file and what its rounds took.
+struct Filled {
+    database: Database,
+    times: [Vec<Duration>; STEPS.len()],
+    rows: u64,
+    drawn: u64,
+}
+
+impl Filled {
+    fn new(path: &Path, rows: u64) -> Self {
+        let options = || OpenOptions::new(path, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        drop(Database::open(options()).unwrap());
+        fill(path, rows);
+        Self { database: Database::open(options()).unwrap(), times: Default::default(), rows, drawn: 0 }
+    }
+
+    async fn queue(&mut self) {
+        let messages = self.messages();
+        let nonce = SystemClock.now();
+        let submissions =
+            messages.iter().map(|message| Submission { nonce, message: message.clone() }).collect();
+        let begun = Instant::now();
+        self.database.accept(submissions).await.unwrap();
+        self.note(0, begun);
+        let messages = self.messages();
+        let begun = Instant::now();
+        self.database.send(QUEUE, messages).await.unwrap();
+        self.note(1, begun);
+        for _ in 0..2 {
+            self.work().await;
+        }
+    }
+
+    /// Takes as many messages as were sent, so that the queue keeps its size.
+    async fn work(&mut self) {
+        let begun = Instant::now();
+        let leased = self.database.lease(QUEUE, BATCH, Duration::from_mins(1)).await.unwrap();
+        self.note(2, begun);
+        assert_eq!(leased.len(), BATCH);
+        let complete = |leased: Leased| (leased.receipt, Settlement::Complete);
+        let settled = leased.into_iter().map(complete).collect();
+        let begun = Instant::now();
+        self.database.settle(QUEUE, settled, Vec::new()).await.unwrap();
+        self.note(3, begun);
+    }
+
+    /// Loads lanes from all over the ledger and commits to them.
+    async fn ledger(&mut self, round: usize) {
+        let wanted: Vec<_> =
+            (0..BATCH.min(usize::try_from(self.rows).unwrap())).map(|n| self.wanted(round, n)).collect();
+        let begun = Instant::now();
+        let loaded = self.database.load(wanted.clone()).await.unwrap();
+        self.note(4, begun);
+        let commits: Vec<_> =
+            wanted.iter().zip(loaded).map(|(wanted, loaded)| effect(wanted, loaded)).collect();
+        let per_message = u32::try_from(commits.len()).unwrap();
+        let begun = Instant::now();
+        self.database.commit(commits).await.unwrap();
+        self.times[5].push(begun.elapsed() / per_message);
+    }
+
+    fn wanted(&mut self, round: usize, n: usize) -> Wanted {
+        let spread = (round * BATCH + n) as u64 * 7919 % self.rows;
+        let lane = lane(spread);
+        self.drawn += 1;
+        let request = RequestId::of(&format!("effect {} {}", self.rows, self.drawn));
+        let mut mark = sample::mark(1);
+        mark.1.0.copy_from_slice(&request.as_bytes()[..16]);
+        Wanted {
+            device: lane.key.device,
+            lane: lane.key.id(),
+            request,
+            mark,
+            versions: [sample::version(1)].into(),
+        }
+    }
+
+    fn messages(&mut self) -> Vec<NewMessage> {
+        self.drawn += 1;
+        (0..BATCH).map(|n| message(&format!("{} {} {n}", self.rows, self.drawn))).collect()
+    }
+
+    fn note(&mut self, step: usize, begun: Instant) {
+        self.times[step].push(begun.elapsed() / u32::try_from(BATCH).unwrap());
+    }
+
+    fn median(&self, step: usize) -> f64 {
+        // The first rounds fill caches and the log.
+        let mut times: Vec<_> = self.times[step].iter().skip(ROUNDS / 10).collect();
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    }
+}
+
+/// One message without a version: its lane moves on, one fact, one message to the next stage.
+fn effect(wanted: &Wanted, loaded: Loaded) -> Commit {
+    let Stored { value, revision } = loaded.lanes.into_iter().next().unwrap();
+    let mut event = sample::event(1, 1);
+    event.device = wanted.device;
+    Commit {
+        request: wanted.request,
+        mark: wanted.mark,
+        lane: Some(Stored { value, revision }),
+        issued: None,
+        events: vec![event],
+        outbox: Vec::new(),
+    }
+}
+
+fn message(text: &str) -> NewMessage {
+    NewMessage { request: RequestId::of(text), device: DeviceId::from_bytes([1; 16]), body: "x".repeat(1024) }
+}
+
+fn lane(n: u64) -> keyturn_domain::lane::Lane {
+    let hash = RequestId::of(&format!("device {n}"));
+    let mut lane = sample::lane(1, 1);
+    let mut device = [0; 16];
+    device.copy_from_slice(&hash.as_bytes()[..16]);
+    lane.key.device = DeviceId::from_bytes(device);
+    lane.opened = UnixMillis(n);
+    lane
+}
+
+/// Puts rows into every table that grows, as the ports would, but without a commit for each.
+fn fill(path: &Path, rows: u64) {
+    let mut file = Connection::open(path).unwrap();
+    file.pragma_update(None, "cache_size", -262_144).unwrap();
+    file.pragma_update(None, "synchronous", "OFF").unwrap();
+    let now = i64::try_from(SystemClock.now().0).unwrap();
+    let transaction = file.transaction().unwrap();
+    for sql in BULK {
+        transaction
+            .execute(sql, rusqlite::named_params! { ":rows": i64::try_from(rows).unwrap(), ":now": now })
+            .unwrap();
+    }
+    let mut insert = transaction
+        .prepare(
+            "INSERT INTO lanes (lane, device, revision, serial, host, state) VALUES (?1, ?2, 1, ?3, ?4, ?5)",
+        )
+        .unwrap();
+    for n in 0..rows {
+        let lane = lane(n);
+        let (id, device) = (lane.key.id(), lane.key.device);
+        let labels = (format!("sn-{n}"), format!("host-{n}"));
+        let state = serde_json::to_string(&lane).unwrap();
+        insert.execute((id.as_bytes(), device.as_bytes(), labels.0, labels.1, state)).unwrap();
+    }
+    drop(insert);
+    transaction.commit().unwrap();
+    file.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+}
+
+/// A counter from 1 to `:rows`.
+macro_rules! each {
+    ($into:literal, $select:literal) => {
+        concat!(
+            "WITH RECURSIVE each(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM each WHERE n < :rows) INSERT INTO ",
+            $into,
+            " SELECT ",
+            $select,
+            " FROM each WHERE :now > 0"
+        )
+    };
+}
+
+const BULK: [&str; 7] = [
+    each!(
+        "queue_bodies (id, request, device, body)",
+        "n, randomblob(32), randomblob(16), hex(randomblob(512))"
+    ),
+    each!(
+        "queue_messages (queue, id, visible_at, deliveries, failures, enqueued_at)",
+        "1, n, :now - :rows + n, 0, 0, :now - :rows + n"
+    ),
+    each!("accepted (nonce_ms, request)", "n + :now - :rows, randomblob(32)"),
+    each!("effects (mark, request)", "randomblob(16), randomblob(32)"),
+    each!(
+        "events (event, at, device, request, what)",
+        "randomblob(16), n, randomblob(16), randomblob(32), '{}'"
+    ),
+    each!("results (request, body, expires_at)", "randomblob(32), hex(randomblob(512)), :now + 3600000 + n"),
+    each!("issued (version, lane, vault_ref, minted_at)", "randomblob(16), randomblob(16), n, n"),
+];

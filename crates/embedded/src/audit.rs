@@ -1,0 +1,144 @@
+//! The audit: rows in a chain of hashes, in a table whose triggers abort every change.
+//!
+//! # The hash of a row
+//! SHA-256 over the hash of the row before it (32 bytes, all zero for the first) and then these parts, each
+//! preceded by its length in four bytes, big endian: the text `keyturn audit v1`; `seq` and `at` (milliseconds
+//! since the Unix epoch) in eight bytes each, big endian; `actor`; `action`, as the table has it; the 16 bytes of
+//! `device`, or nothing; `reason`; `detail`. Texts are UTF-8.
+//!
+//! The chain shows that a row was altered, inserted or taken from the middle. It cannot show that its end was cut
+//! off, or that somebody with the file wrote all of it anew: for that the newest hash has to be kept elsewhere.
+
+mod chain;
+
+use async_trait::async_trait;
+use keyturn_domain::ids::DeviceId;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::Error;
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use self::chain::{Hash, START};
+use crate::batch::Batch;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::rows;
+use crate::writer::Durability;
+
+macro_rules! audit {
+    ($rest:literal) => {
+        concat!("SELECT seq, at, actor, action, device, reason, detail, hash FROM audit ", $rest)
+    };
+}
+
+#[async_trait]
+impl AuditSink for Database {
+    async fn append(&self, row: NewRow) -> Result<u64, Error> {
+        let append = move |batch: &mut Batch<'_>| append(batch, &row);
+        self.write("appending to the audit", Durability::Told, append).await
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
+        self.read("reading the audit", move |connection| {
+            let mut statement = connection.prepare_cached(audit!("ORDER BY seq DESC LIMIT ?1"))?;
+            let found = statement.query_map([rows::count(limit)], stored)?;
+            found.map(|row| row.map_err(Failure::from)?.public()).collect()
+        })
+        .await
+    }
+
+    async fn verify(&self) -> Result<Verified, Error> {
+        self.read("checking the audit", verify).await
+    }
+}
+
+fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
+    let last = batch
+        .prepare("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok((rows::number::<u64>(row, 0)?, row.get::<_, Hash>(1)?)))
+        .optional()?;
+    let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
+    let action = word(row.action)?;
+    let hash = chain::link(&previous, seq, row, &action);
+    batch.execute(
+        "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        (
+            i64::try_from(seq).unwrap_or(i64::MAX),
+            rows::to_column(row.at),
+            &row.actor,
+            action,
+            row.device.as_ref().map(DeviceId::as_bytes),
+            &row.reason,
+            &row.detail,
+            hash,
+        ),
+    )?;
+    Ok(seq)
+}
+
+/// Walks the chain from its start. A row that cannot be read breaks it like one that was altered.
+fn verify(connection: &Connection) -> Result<Verified, Failure> {
+    let mut statement = connection.prepare_cached(audit!("ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    let (mut previous, mut seq) = (START, 0);
+    while let Some(row) = rows.next()? {
+        seq += 1;
+        match stored(row).map_err(Failure::from).and_then(|stored| stored.follows(&previous, seq)) {
+            Ok(Some(hash)) => previous = hash,
+            Ok(None) | Err(_) => return Ok(Verified::Broken { seq }),
+        }
+    }
+    Ok(Verified::Intact { rows: seq })
+}
+
+/// A row as the table has it.
+struct Stored {
+    seq: u64,
+    row: NewRow,
+    action: String,
+    hash: Hash,
+}
+
+fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
+    let device = row.get_ref(4)?.as_blob_or_null()?.is_some().then(|| rows::device(row, 4)).transpose()?;
+    Ok(Stored {
+        seq: rows::number(row, 0)?,
+        row: NewRow {
+            at: UnixMillis(rows::number(row, 1)?),
+            actor: row.get(2)?,
+            action: Action::SecretGet,
+            device,
+            reason: row.get(5)?,
+            detail: row.get(6)?,
+        },
+        action: row.get(3)?,
+        hash: row.get(7)?,
+    })
+}
+
+impl Stored {
+    /// Its hash, if that is the one a row at this place after `previous` must have.
+    fn follows(self, previous: &Hash, seq: u64) -> Result<Option<Hash>, Failure> {
+        let hash = self.hash;
+        let action = self.action.clone();
+        let row = self.public()?;
+        let holds = row.seq == seq && chain::link(previous, seq, &row.row, &action) == hash;
+        Ok(holds.then_some(hash))
+    }
+
+    fn public(self) -> Result<Row, Failure> {
+        let what = || format!("audit row {}", self.seq);
+        let action = serde_json::from_value(self.action.into())
+            .map_err(|error: serde_json::Error| Failure::corrupt(what(), error))?;
+        Ok(Row { seq: self.seq, row: NewRow { action, ..self.row }, hash: chain::hexadecimal(&self.hash) })
+    }
+}
+
+/// An action as the table has it: the word the port's type is serialised as.
+fn word(action: Action) -> Result<String, Failure> {
+    match serde_json::to_value(action) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        other => Err(Failure::corrupt("an audit action", format!("{other:?} is no word"))),
+    }
+}

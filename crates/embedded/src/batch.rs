@@ -1,0 +1,90 @@
+//! What a write may use while its transaction is open.
+
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::queue::QueueName;
+use rusqlite::{CachedStatement, Connection, Params};
+
+use crate::failure::Failure;
+use crate::rows;
+use crate::signals::Woken;
+
+/// One transaction and everything in it. The writes of several callers share a batch, one after the other.
+pub(crate) struct Batch<'a> {
+    connection: &'a Connection,
+    /// The time of the batch.
+    pub(crate) now: UnixMillis,
+    /// Where lease tokens come from.
+    pub(crate) entropy: &'a dyn Entropy,
+    /// Who is to be woken once it is committed.
+    pub(crate) woken: Woken,
+    counts: [Count; 3],
+}
+
+/// By how much a batch changes the size of a queue. Kept in memory until the end, so that a batch rewrites the
+/// row of a queue once, however many messages it moves.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    total: i64,
+    dead: i64,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch on a connection whose transaction has begun.
+    pub(crate) fn new(connection: &'a Connection, now: UnixMillis, entropy: &'a dyn Entropy) -> Self {
+        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 3] }
+    }
+
+    /// A statement, compiled once per connection.
+    pub(crate) fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'a>, Failure> {
+        Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    /// Runs a statement and returns how many rows it changed.
+    pub(crate) fn execute(&self, sql: &'static str, params: impl Params) -> Result<usize, Failure> {
+        Ok(self.prepare(sql)?.execute(params)?)
+    }
+
+    /// The row number given to the last row inserted.
+    pub(crate) fn last_id(&self) -> i64 {
+        self.connection.last_insert_rowid()
+    }
+
+    /// The connection, for reading in the same transaction.
+    pub(crate) fn connection(&self) -> &'a Connection {
+        self.connection
+    }
+
+    /// Counts messages that came to or left a queue.
+    pub(crate) fn count(&mut self, queue: QueueName, by: i64) {
+        self.count_of(queue).total += by;
+    }
+
+    /// Counts dead letters that came or left.
+    pub(crate) fn count_dead(&mut self, queue: QueueName, by: i64) {
+        self.count_of(queue).dead += by;
+    }
+
+    fn count_of(&mut self, queue: QueueName) -> &mut Count {
+        let [requests, findings, outcomes] = &mut self.counts;
+        match queue {
+            QueueName::Requests => requests,
+            QueueName::Findings => findings,
+            QueueName::Outcomes => outcomes,
+        }
+    }
+
+    /// Writes the counts down and ends the batch; the commit is up to the caller.
+    pub(crate) fn finish(mut self) -> Result<Woken, Failure> {
+        for queue in QueueName::ALL {
+            let Count { total, dead } = *self.count_of(queue);
+            if (total, dead) != (0, 0) {
+                self.execute(
+                    "UPDATE queue_counters SET total = total + ?2, dead = dead + ?3 WHERE queue = ?1",
+                    (rows::queue_code(queue), total, dead),
+                )?;
+            }
+        }
+        Ok(self.woken)
+    }
+}

@@ -1,0 +1,136 @@
+//! The handle on the file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::Error;
+use rusqlite::Connection;
+
+use crate::batch::Batch;
+use crate::failure::Failure;
+use crate::open::{self, OpenError};
+use crate::readers::Readers;
+use crate::signals::Signals;
+use crate::watcher::Watcher;
+use crate::writer::{Durability, Tools, Writer};
+
+/// How to open a file.
+#[derive(Clone)]
+pub struct OpenOptions {
+    pub(crate) path: PathBuf,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    look_every: Duration,
+    readers: usize,
+}
+
+impl OpenOptions {
+    /// Opens, or creates, the file at `path`. Leases, delays and expiry go by `clock`.
+    pub fn new(path: impl Into<PathBuf>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { path: path.into(), clock, entropy, look_every: Duration::from_millis(20), readers: 4 }
+    }
+
+    /// How often to look, while somebody waits, whether another process wrote. 20 ms by default.
+    pub fn look_every(mut self, every: Duration) -> Self {
+        self.look_every = every.max(Duration::from_millis(1));
+        self
+    }
+
+    /// At most this many reads at once. 4 by default; each costs a connection with its cache of 1 MiB.
+    pub fn readers(mut self, readers: usize) -> Self {
+        self.readers = readers.max(1);
+        self
+    }
+}
+
+/// An open file. Clones share it; the last one to go finishes what was handed over and closes it, which can take
+/// as long as a commit.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    signals: Arc<Signals>,
+    watcher: Watcher,
+    readers: Readers,
+    writer: Writer,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the file, creating or migrating it where needed. Blocks: a small file is checked as a whole.
+    pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
+        let OpenOptions { path, clock, entropy, look_every, readers } = options;
+        let connection = open::writing(&path)?;
+        let watching = open::watching(&path)?;
+        let signals = Arc::new(Signals::default());
+        let threads = |source| OpenError::Threads { path: path.clone(), source };
+        let watcher = Watcher::start(watching, look_every, Arc::clone(&signals)).map_err(threads)?;
+        let tools = Tools {
+            connection,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            signals: Arc::clone(&signals),
+        };
+        let writer = Writer::start(tools).map_err(threads)?;
+        let readers = Readers::new(path.clone(), readers);
+        Ok(Self { inner: Arc::new(Inner { path, clock, entropy, signals, watcher, readers, writer }) })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.inner.clock.now()
+    }
+
+    pub(crate) fn entropy(&self) -> &dyn Entropy {
+        &*self.inner.entropy
+    }
+
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.inner.signals
+    }
+
+    pub(crate) fn watcher(&self) -> &Watcher {
+        &self.inner.watcher
+    }
+
+    /// Runs `work` in the next transaction; see [`Writer::write`].
+    pub(crate) async fn write<T, F>(
+        &self,
+        action: &'static str,
+        durability: Durability,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        self.inner.writer.write(action, durability, work).await
+    }
+
+    /// Runs `work` on a connection that only reads; see [`Readers::read`].
+    pub(crate) async fn read<T, F>(&self, action: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        self.inner.readers.read(action, work).await
+    }
+}

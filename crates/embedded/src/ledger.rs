@@ -1,0 +1,93 @@
+//! The ledger of lanes.
+//!
+//! Its outbox is the queues themselves: they are tables of the same file, so the transaction that stores an
+//! effect sends its messages, and nothing has to carry them over later.
+
+mod commit;
+mod lanes;
+mod read;
+
+use async_trait::async_trait;
+use keyturn_domain::ids::{DeviceId, KeyHash, MessageMark, VersionId};
+use keyturn_domain::lane::Lane;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::Error;
+use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerOperator, LedgerReader, Loaded, Wanted};
+use sha2::{Digest as _, Sha256};
+
+use crate::batch::Batch;
+use crate::database::Database;
+use crate::writer::Durability;
+
+#[async_trait]
+impl LedgerReader for Database {
+    async fn lanes(&self, device: DeviceId) -> Result<Vec<Lane>, Error> {
+        self.read("reading the lanes of a device", move |connection| {
+            Ok(lanes::of_device(connection, device)?.into_iter().map(|stored| stored.value).collect())
+        })
+        .await
+    }
+
+    async fn devices(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<DeviceId>, Error> {
+        self.read("listing devices with lanes", move |connection| read::devices(connection, after, limit))
+            .await
+    }
+
+    async fn labelled(&self, label: &str) -> Result<Vec<DeviceId>, Error> {
+        let label = label.to_owned();
+        self.read("looking a label up", move |connection| read::labelled(connection, &label)).await
+    }
+
+    async fn timeline(&self, device: DeviceId, limit: usize) -> Result<Vec<Event>, Error> {
+        self.read("reading a timeline", move |connection| read::timeline(connection, device, limit)).await
+    }
+
+    async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
+        self.read("looking a version up", move |connection| read::vault_ref(connection, version)).await
+    }
+}
+
+#[async_trait]
+impl Ledger for Database {
+    async fn load(&self, wanted: Vec<Wanted>) -> Result<Vec<Loaded>, Error> {
+        self.read("loading lanes", move |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            wanted.iter().map(|wanted| read::load(&snapshot, wanted)).collect()
+        })
+        .await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, Error> {
+        let apply = move |batch: &mut Batch<'_>| {
+            commits.iter().map(|element| commit::apply(batch, element)).collect()
+        };
+        self.write("committing to the ledger", Durability::Internal, apply).await
+    }
+}
+
+#[async_trait]
+impl LedgerOperator for Database {
+    async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error> {
+        let force = move |batch: &mut Batch<'_>| {
+            let mut open = 0;
+            for mut stored in lanes::of_device(batch.connection(), device)? {
+                if stored.value.closed.is_none() {
+                    stored.value.forced = stored.value.forced.max(Some(at));
+                    lanes::replace(batch, &stored)?;
+                    open += 1;
+                }
+            }
+            Ok(open)
+        };
+        self.write("asking for a rotation", Durability::Told, force).await
+    }
+}
+
+/// The name under which an effect is remembered: half a hash is plenty, and keeps the rows small.
+fn mark_of((key, mark): &(KeyHash, MessageMark)) -> [u8; 16] {
+    let digest: [u8; 32] =
+        Sha256::new_with_prefix(key.as_bytes()).chain_update(mark.as_bytes()).finalize().into();
+    let mut half = [0; 16];
+    half.copy_from_slice(digest.split_at(16).0);
+    half
+}

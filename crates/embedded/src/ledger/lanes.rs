@@ -1,0 +1,73 @@
+//! Lanes and their rows.
+
+use keyturn_domain::ids::{DeviceId, LaneId};
+use keyturn_domain::label::Label;
+use keyturn_domain::lane::Lane;
+use keyturn_ports::ledger::Stored;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use crate::batch::Batch;
+use crate::failure::Failure;
+use crate::rows;
+
+/// Every lane of a device, in the order in which they were opened.
+pub(super) fn of_device(connection: &Connection, device: DeviceId) -> Result<Vec<Stored<Lane>>, Failure> {
+    let mut statement =
+        connection.prepare_cached("SELECT lane, revision, state FROM lanes WHERE device = ?1 ORDER BY id")?;
+    let found = statement.query_map([device.as_bytes()], LaneText::of)?;
+    found.map(|text| text?.lane()).collect()
+}
+
+/// The revision of a lane; 0 if there is none.
+pub(super) fn revision(batch: &Batch<'_>, lane: LaneId) -> Result<u64, Failure> {
+    let found = batch
+        .prepare("SELECT revision FROM lanes WHERE lane = ?1")?
+        .query_row([lane.as_bytes()], |row| rows::number(row, 0))
+        .optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+/// Stores a lane in place of the revision named, which the caller has checked to be the present one. The columns
+/// looked up by are repeated from the lane here and nowhere else.
+pub(super) fn replace(batch: &Batch<'_>, stored: &Stored<Lane>) -> Result<(), Failure> {
+    let Stored { value: lane, revision } = stored;
+    let id = lane.key.id();
+    let state = serde_json::to_string(lane).map_err(|error| Failure::corrupt(format!("lane {id}"), error))?;
+    let next = i64::try_from(revision.saturating_add(1)).unwrap_or(i64::MAX);
+    let outstanding = lane.outstanding.map(|dated| *dated.version.as_bytes());
+    let (serial, host) = (label(&lane.about.serial), label(&lane.about.host));
+    let sql = if *revision == 0 {
+        "INSERT INTO lanes (revision, outstanding, serial, host, state, lane, device) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+    } else {
+        "UPDATE lanes SET revision = ?1, outstanding = ?2, serial = ?3, host = ?4, state = ?5 \
+         WHERE lane = ?6 AND device = ?7"
+    };
+    let device = lane.key.device;
+    batch.execute(sql, (next, outstanding, serial, host, state, id.as_bytes(), device.as_bytes()))?;
+    Ok(())
+}
+
+/// A label as it is looked up; devices that have none need no place in the index.
+fn label(label: &Label) -> Option<String> {
+    Some(rows::folded(label.as_str())).filter(|label| !label.is_empty())
+}
+
+struct LaneText {
+    lane: LaneId,
+    revision: u64,
+    state: String,
+}
+
+impl LaneText {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { lane: rows::lane(row, 0)?, revision: rows::number(row, 1)?, state: row.get(2)? })
+    }
+
+    fn lane(self) -> Result<Stored<Lane>, Failure> {
+        let what = || format!("lane {}", self.lane);
+        let value: Lane =
+            serde_json::from_str(&self.state).map_err(|error| Failure::corrupt(what(), error))?;
+        Ok(Stored { value, revision: self.revision })
+    }
+}

@@ -1,0 +1,91 @@
+//! Looking things up in the ledger.
+
+use std::collections::BTreeSet;
+
+use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
+use keyturn_ports::ledger::{Event, Happening, Loaded, Wanted};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{commit, lanes, mark_of};
+use crate::failure::Failure;
+use crate::rows;
+
+/// How many devices may share a label before the rest is left out.
+const NAMESAKES: usize = 32;
+
+/// What is known when deciding on a message.
+pub(super) fn load(connection: &Connection, wanted: &Wanted) -> Result<Loaded, Failure> {
+    Ok(Loaded {
+        lanes: lanes::of_device(connection, wanted.device)?,
+        issued: issued(connection, wanted.lane, &wanted.versions)?,
+        history: commit::history(connection, mark_of(&wanted.mark), wanted.request)?,
+    })
+}
+
+fn issued(
+    connection: &Connection,
+    lane: LaneId,
+    versions: &BTreeSet<VersionId>,
+) -> Result<BTreeSet<VersionId>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM issued WHERE version = ?1 AND lane = ?2")?;
+    let mut found = BTreeSet::new();
+    for version in versions {
+        if statement.exists((version.as_bytes(), lane.as_bytes()))? {
+            found.insert(*version);
+        }
+    }
+    Ok(found)
+}
+
+/// Devices that have lanes. Walks the index from device to device, so that a device's lanes cost nothing extra.
+pub(super) fn devices(
+    connection: &Connection,
+    after: Option<DeviceId>,
+    limit: usize,
+) -> Result<Vec<DeviceId>, Failure> {
+    let after = after.map_or(Vec::new(), |device| device.as_bytes().to_vec());
+    let mut statement = connection
+        .prepare_cached("SELECT DISTINCT device FROM lanes WHERE device > ?1 ORDER BY device LIMIT ?2")?;
+    let found = statement.query_map((after, rows::count(limit)), |row| rows::device(row, 0))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// Devices one of whose lanes carries this serial number or host name.
+pub(super) fn labelled(connection: &Connection, label: &str) -> Result<Vec<DeviceId>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT device FROM lanes WHERE serial = ?1 UNION SELECT device FROM lanes WHERE host = ?1 \
+         ORDER BY device LIMIT ?2",
+    )?;
+    let found =
+        statement.query_map((rows::folded(label), rows::count(NAMESAKES)), |row| rows::device(row, 0))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// The newest facts about a device.
+pub(super) fn timeline(
+    connection: &Connection,
+    device: DeviceId,
+    limit: usize,
+) -> Result<Vec<Event>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT at, request, what, id FROM events WHERE device = ?1 ORDER BY id DESC LIMIT ?2",
+    )?;
+    let mut found = statement.query((device.as_bytes(), rows::count(limit)))?;
+    let mut events = Vec::new();
+    while let Some(row) = found.next()? {
+        let (text, id): (String, i64) = (row.get(2)?, row.get(3)?);
+        let what: Happening =
+            serde_json::from_str(&text).map_err(|error| Failure::corrupt(format!("event {id}"), error))?;
+        events.push(Event { at: rows::time(row, 0)?, device, request: rows::request(row, 1)?, what });
+    }
+    Ok(events)
+}
+
+/// Where the vault keeps a version.
+pub(super) fn vault_ref(connection: &Connection, version: VersionId) -> Result<Option<String>, Failure> {
+    let found = connection
+        .prepare_cached("SELECT vault_ref FROM issued WHERE version = ?1")?
+        .query_row([version.as_bytes()], |row| row.get(0))
+        .optional()?;
+    Ok(found)
+}

@@ -1,0 +1,106 @@
+//! Opening the file: what is refused, and how each kind of connection is set up.
+
+mod checks;
+mod error;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use self::error::OpenError;
+use crate::schema;
+
+/// Pages of this size hold a few messages each, and one commit of many small changes still touches few of them.
+const PAGE_SIZE: u32 = 8192;
+
+/// How many pages the log may grow to before it is copied into the file: often enough to stay small, seldom
+/// enough that copying is shared by thousands of writes.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+/// The connection that writes. Creates the file, refuses what is not ours, and brings the tables up to date.
+pub(crate) fn writing(path: &Path) -> Result<Connection, OpenError> {
+    let created = checks::file(path)?;
+    let sql = |source| OpenError::from_sqlite(path, source);
+    let mut connection = connect(path).map_err(sql)?;
+    connection.pragma_update(None, "page_size", PAGE_SIZE).map_err(sql)?;
+    checks::foreign(path, &connection)?;
+    use_log(&connection).map_err(sql)?;
+    settle_in(&connection, 8 * 1024).map_err(sql)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(sql)?;
+    connection
+        .pragma_update(None, "journal_size_limit", i64::from(CHECKPOINT_PAGES * PAGE_SIZE))
+        .map_err(sql)?;
+    schema::migrate(path, &mut connection)?;
+    if !created {
+        checks::content(path, &connection)?;
+    }
+    Ok(connection)
+}
+
+/// A connection for reads. It may not write, but it is not opened read-only either: after another process died
+/// in the middle of a commit, whoever comes next has to mend the index of the log.
+pub(crate) fn reading(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = connect(path)?;
+    settle_in(&connection, 1024)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// The connection of the watcher, which reads one number and needs no cache.
+pub(crate) fn watching(path: &Path) -> Result<Connection, OpenError> {
+    let connection = reading(path).map_err(|source| OpenError::from_sqlite(path, source))?;
+    connection.pragma_update(None, "cache_size", 8).map_err(|source| OpenError::from_sqlite(path, source))?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_handler(Some(wait_for_lock))?;
+    Ok(connection)
+}
+
+/// Settings of every connection, with a page cache of at most `cache_kib`.
+fn settle_in(connection: &Connection, cache_kib: i64) -> Result<(), rusqlite::Error> {
+    connection.set_prepared_statement_cache_capacity(128);
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// Switches to the write-ahead log, which is a property of the file and stays.
+fn use_log(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let mut attempt = 0;
+    loop {
+        let switched: Result<String, _> =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
+        match switched {
+            // While another process creates the same file SQLite reports the lock without asking the handler.
+            Err(error) if is_busy(&error) && wait_for_lock(attempt) => attempt += 1,
+            other => return other.map(drop),
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}
+
+/// Waits for a lock another process holds, and gives up after about ten seconds. Commits take a fraction of a
+/// millisecond, so the first waits are of that size; SQLite's own handler begins with one to a hundred times as
+/// much, and the tail of every write would show it.
+#[expect(clippy::disallowed_methods, reason = "SQLite calls this on a thread of ours and wants it to wait")]
+fn wait_for_lock(attempt: i32) -> bool {
+    let wait = match attempt {
+        0..10 => Duration::from_micros(30),
+        10..100 => Duration::from_micros(200),
+        100..10_000 => Duration::from_millis(1),
+        _ => return false,
+    };
+    std::thread::sleep(wait);
+    true
+}

@@ -1,0 +1,103 @@
+//! Why a file is not opened, and what mends it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// Why a file is not opened. Each text names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file or its folder cannot be written.
+    #[error(
+        "cannot write {}: let this user write the file and its folder, and see that the folder exists",
+        path.display()
+    )]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("{} is not a Keyturn database: {detail}; name another file, or move this one away", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        detail: String,
+    },
+    /// The file was written by a later release that does not allow this one to go on.
+    #[error(
+        "{} has schema {found}, and this release knows up to {known}: run the release that wrote it, or restore \
+         the backup made before it",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The schema of the file.
+        found: u32,
+        /// The newest schema this release knows.
+        known: u32,
+    },
+    /// The file is damaged.
+    #[error(
+        "{} is damaged: {detail}; stop every process that uses it, keep a copy, and restore the last backup",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// Another process holds the file.
+    #[error("{} has been locked by another process for ten seconds: end that process, then try again", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no space left.
+    #[error("{} cannot be opened because its disk is full: free some space, then try again", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system does not give the process another thread.
+    #[error("{} cannot be served: raise the number of threads this user may have", path.display())]
+    Threads {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else SQLite says.
+    #[error("{} cannot be opened", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+impl OpenError {
+    /// The case for what SQLite says.
+    pub(crate) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Foreign { path, detail: source.to_string() },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },
+            Some(ErrorCode::DiskFull) => Self::Full { path },
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::Unwritable { path, source: io::Error::new(io::ErrorKind::PermissionDenied, source) }
+            }
+            _ => Self::Sqlite { path, source },
+        }
+    }
+}

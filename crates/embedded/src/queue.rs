@@ -1,0 +1,146 @@
+//! The queues.
+//!
+//! A message is two rows: a small one that leasing and settling rewrite, and its body, which is written once and
+//! read once. Both are in the order in which messages were sent, so sending, leasing and settling touch the ends
+//! of a few trees and cost the same however many messages there are.
+//!
+//! A message is visible from `visible_at` on, which sending sets to now and leasing to the end of the lease. So
+//! that a wall clock that was wrong by much for a while cannot hide messages for good, no lease and no delay is
+//! longer than [`LONGEST`], and what claims to become visible later than that is taken to be visible.
+
+mod lease;
+mod settle;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::Error;
+use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::batch::Batch;
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::rows;
+use crate::writer::Durability;
+
+pub(crate) use self::settle::ATTEMPTS_KEPT;
+
+/// The longest lease and the longest delay.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Those who wait for a message look again after this long, whatever happened: it bounds what a wall clock that
+/// was set can cost them. Everything else wakes them sooner.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How many of the messages that are not visible are looked at to say how many of them are leased.
+const LEASES_COUNTED: usize = 4096;
+
+#[async_trait]
+impl Queue for Database {
+    async fn send(&self, queue: QueueName, messages: Vec<NewMessage>) -> Result<(), Error> {
+        let send = move |batch: &mut Batch<'_>| {
+            messages.iter().try_for_each(|message| enqueue(batch, queue, message))
+        };
+        self.write("sending messages", Durability::Told, send).await
+    }
+
+    async fn lease(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
+        let take = move |batch: &mut Batch<'_>| lease::take(batch, queue, max, lease);
+        self.write("leasing messages", Durability::Internal, take).await
+    }
+
+    async fn renew(
+        &self,
+        queue: QueueName,
+        receipts: Vec<Receipt>,
+        lease: Duration,
+    ) -> Result<Vec<Receipt>, Error> {
+        let renew = move |batch: &mut Batch<'_>| lease::renew(batch, queue, &receipts, lease);
+        self.write("renewing leases", Durability::Internal, renew).await
+    }
+
+    async fn settle(
+        &self,
+        queue: QueueName,
+        settled: Vec<(Receipt, Settlement)>,
+        forward: Vec<(QueueName, NewMessage)>,
+    ) -> Result<Vec<Receipt>, Error> {
+        let settle = move |batch: &mut Batch<'_>| {
+            for (onto, message) in &forward {
+                enqueue(batch, *onto, message)?;
+            }
+            settle::settle(batch, queue, &settled)
+        };
+        self.write("settling messages", Durability::Internal, settle).await
+    }
+
+    async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
+        let now = self.now();
+        self.read("measuring a queue", move |connection| depth(connection, queue, now)).await
+    }
+
+    /// Resolves when a message is visible, as far as this process, a process that shares the file (within the
+    /// time set by [`crate::OpenOptions::look_every`]) or the clock can make it so, and after 250 ms at the
+    /// latest.
+    async fn arrival(&self, queue: QueueName) {
+        let rung = self.signals().of_queue(queue).notified();
+        let mut rung = std::pin::pin!(rung);
+        // Registered first, looked second: what is sent in between rings.
+        rung.as_mut().enable();
+        let _watched = self.watcher().wait();
+        let next = self.read("looking at a queue", move |connection| next_visible(connection, queue)).await;
+        let wait = match next {
+            Ok(Some(at)) => at.since(self.now()).min(LOOK_AGAIN),
+            Ok(None) | Err(_) => LOOK_AGAIN,
+        };
+        // A zero wait resolves at once. So does a ring; which of the two it was does not matter.
+        drop(tokio::time::timeout(wait, rung).await);
+    }
+}
+
+/// Puts a message on a queue.
+pub(crate) fn enqueue(batch: &mut Batch<'_>, queue: QueueName, message: &NewMessage) -> Result<(), Failure> {
+    batch.execute(
+        "INSERT INTO queue_bodies (request, device, body) VALUES (?1, ?2, ?3)",
+        (message.request.as_bytes(), message.device.as_bytes(), &message.body),
+    )?;
+    let now = rows::to_column(batch.now);
+    batch.execute(
+        "INSERT INTO queue_messages (queue, id, visible_at, deliveries, failures, enqueued_at) \
+         VALUES (?1, ?2, ?3, 0, 0, ?3)",
+        (rows::queue_code(queue), batch.last_id(), now),
+    )?;
+    batch.count(queue, 1);
+    batch.woken.queue(queue);
+    Ok(())
+}
+
+fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<Depth, Failure> {
+    let code = rows::queue_code(queue);
+    // One transaction, so that the figures belong together.
+    let snapshot = connection.unchecked_transaction()?;
+    let (total, dead) = snapshot
+        .prepare_cached("SELECT max(total, 0), max(dead, 0) FROM queue_counters WHERE queue = ?1")?
+        .query_row([code], |row| Ok((rows::number(row, 0)?, rows::number(row, 1)?)))?;
+    let leased = snapshot
+        .prepare_cached(
+            "SELECT count(lease) FROM (SELECT lease FROM queue_messages INDEXED BY queue_messages_by_visibility \
+             WHERE queue = ?1 AND visible_at > ?2 LIMIT ?3)",
+        )?
+        .query_row((code, rows::to_column(now), rows::count(LEASES_COUNTED)), |row| rows::number(row, 0))?;
+    let oldest = snapshot
+        .prepare_cached("SELECT enqueued_at FROM queue_messages WHERE queue = ?1 ORDER BY id LIMIT 1")?
+        .query_row([code], |row| rows::time(row, 0))
+        .optional()?;
+    Ok(Depth { total, leased, oldest, dead })
+}
+
+fn next_visible(connection: &Connection, queue: QueueName) -> Result<Option<UnixMillis>, Failure> {
+    let next = connection
+        .prepare_cached("SELECT visible_at FROM queue_messages WHERE queue = ?1 ORDER BY visible_at LIMIT 1")?
+        .query_row([rows::queue_code(queue)], |row| rows::time(row, 0))
+        .optional()?;
+    Ok(next)
+}

@@ -1,0 +1,49 @@
+//! The tables, and how a file of an earlier release gets those of this one.
+//!
+//! Migrations only add. A release that adds something earlier releases may ignore leaves `compatible_from` in
+//! the table `meta` alone, and they can still open the file; one that changes what they rely on raises it to its
+//! own number, and they refuse.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::open::OpenError;
+
+/// "KTRN", in the header of every file (sqlite.org/pragma.html#pragma_application_id).
+pub(crate) const APPLICATION_ID: i32 = 0x4b54_524e;
+
+/// Each makes a file one schema newer; the number of the schema is how many were applied.
+const MIGRATIONS: [&str; 1] = [include_str!("schema/0001_tables.sql")];
+
+/// Brings the file up to date, in one transaction. Two processes may open a new file at once: the second waits
+/// for the first and finds nothing left to do.
+pub(crate) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
+    let sql = |source| OpenError::from_sqlite(path, source);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    let found = applied(&transaction).map_err(sql)?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if found > known && compatible_from(&transaction).map_err(sql)? > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    for migration in MIGRATIONS.iter().skip(found as usize) {
+        transaction.execute_batch(migration).map_err(sql)?;
+    }
+    if found < known {
+        transaction.pragma_update(None, "user_version", known).map_err(sql)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
+    }
+    transaction.commit().map_err(sql)
+}
+
+fn applied(transaction: &Transaction<'_>) -> Result<u32, rusqlite::Error> {
+    transaction.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn compatible_from(transaction: &Transaction<'_>) -> Result<u32, rusqlite::Error> {
+    transaction.query_row(
+        "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'compatible_from'",
+        [],
+        |row| row.get(0),
+    )
+}

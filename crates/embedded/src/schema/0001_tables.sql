@@ -1,0 +1,172 @@
+-- Times are milliseconds since 1970-01-01T00:00:00Z. Identifiers are raw bytes. Nothing in this file but
+-- vault_versions holds a password, and that one only sealed.
+
+CREATE TABLE meta (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The oldest release that may open this file, by the number of its newest schema.
+INSERT INTO meta (key, value) VALUES ('compatible_from', '1');
+
+-- One row per queue: its name, and how much is in it, so that nobody has to count.
+CREATE TABLE queue_counters (
+    queue INTEGER NOT NULL PRIMARY KEY,
+    name  TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    dead  INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO queue_counters (queue, name, total, dead)
+VALUES (1, 'requests', 0, 0), (2, 'findings', 0, 0), (3, 'outcomes', 0, 0);
+
+-- What leasing and settling rewrite: small rows, in the order in which they were sent.
+CREATE TABLE queue_messages (
+    queue       INTEGER NOT NULL,
+    id          INTEGER NOT NULL,
+    visible_at  INTEGER NOT NULL,
+    lease       BLOB,
+    deliveries  INTEGER NOT NULL,
+    failures    INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL,
+    PRIMARY KEY (queue, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX queue_messages_by_visibility ON queue_messages (queue, visible_at, id);
+
+-- What is written once and read once.
+CREATE TABLE queue_bodies (
+    id      INTEGER NOT NULL PRIMARY KEY,
+    request BLOB NOT NULL,
+    device  BLOB NOT NULL,
+    body    TEXT NOT NULL
+) STRICT;
+
+-- The last eight failed attempts at a message that is still on its queue.
+CREATE TABLE queue_attempts (
+    message   INTEGER NOT NULL,
+    attempt   INTEGER NOT NULL,
+    failed_at INTEGER NOT NULL,
+    error     TEXT NOT NULL,
+    PRIMARY KEY (message, attempt)
+) STRICT, WITHOUT ROWID;
+
+-- AUTOINCREMENT: an operator's command names letters by id, so an id must never come to mean another letter.
+CREATE TABLE dead_letters (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue       INTEGER NOT NULL,
+    request     BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    body        TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    attempts    TEXT NOT NULL,
+    deliveries  INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL,
+    died_at     INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
+
+-- Accepted messages in the order of their nonces, so that remembering one touches the newest page only.
+CREATE TABLE accepted (
+    nonce_ms INTEGER NOT NULL,
+    request  BLOB NOT NULL,
+    PRIMARY KEY (nonce_ms, request)
+) STRICT, WITHOUT ROWID;
+
+-- The ledger. `state` is the lane as JSON; the other columns repeat what is looked up by.
+CREATE TABLE lanes (
+    id          INTEGER NOT NULL PRIMARY KEY,
+    lane        BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    revision    INTEGER NOT NULL,
+    outstanding BLOB,
+    serial      TEXT,
+    host        TEXT,
+    state       TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX lanes_by_lane ON lanes (lane);
+CREATE INDEX lanes_by_device ON lanes (device);
+CREATE INDEX lanes_by_serial ON lanes (serial) WHERE serial IS NOT NULL;
+CREATE INDEX lanes_by_host ON lanes (host) WHERE host IS NOT NULL;
+
+CREATE TABLE issued (
+    version   BLOB NOT NULL PRIMARY KEY,
+    lane      BLOB NOT NULL,
+    vault_ref TEXT NOT NULL,
+    minted_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Which messages took effect. `mark` is the first half of SHA-256 over the key's hash and the sender's mark.
+CREATE TABLE effects (
+    mark    BLOB NOT NULL PRIMARY KEY,
+    request BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    id       INTEGER NOT NULL PRIMARY KEY,
+    event    BLOB NOT NULL,
+    at       INTEGER NOT NULL,
+    device   BLOB NOT NULL,
+    request  BLOB NOT NULL,
+    what     TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX events_by_device ON events (device, id);
+
+-- A result without a body is the one refusal that is the same for everybody.
+CREATE TABLE results (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    request    BLOB NOT NULL,
+    body       TEXT,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX results_by_request ON results (request);
+CREATE INDEX results_by_expiry ON results (expires_at);
+
+-- Device records as Microsoft Graph writes them.
+CREATE TABLE directory (
+    device BLOB NOT NULL PRIMARY KEY,
+    name   TEXT,
+    record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX directory_by_name ON directory (name) WHERE name IS NOT NULL;
+
+CREATE TABLE audit (
+    seq    INTEGER NOT NULL PRIMARY KEY,
+    at     INTEGER NOT NULL,
+    actor  TEXT NOT NULL,
+    action TEXT NOT NULL,
+    device BLOB,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    hash   BLOB NOT NULL
+) STRICT;
+
+CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'audit rows are never changed');
+END;
+
+CREATE TRIGGER audit_is_never_deleted BEFORE DELETE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'audit rows are never deleted');
+END;
+
+-- Kept for good. The row's number is what the ledger calls the vault's own words for a version.
+CREATE TABLE vault_versions (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    version    BLOB NOT NULL,
+    request    BLOB NOT NULL,
+    lane       BLOB NOT NULL,
+    device     BLOB NOT NULL,
+    sealed     BLOB NOT NULL,
+    tags       TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX vault_versions_by_request ON vault_versions (request);
+CREATE INDEX vault_versions_by_device ON vault_versions (device);

@@ -1,0 +1,206 @@
+//! The one thread of a process that writes, and what makes its writes cheap: group commit.
+//!
+//! Writes arrive over a channel. Whatever is waiting, up to [`LARGEST_BATCH`], goes into one transaction, and
+//! nobody is answered before that is committed; so the cost of a commit is shared by all who wait for it.
+//!
+//! # Which commits wait for the disk
+//! A write that something outside learns of ([`Durability::Told`]) is committed with `synchronous=FULL`: it is on
+//! the disk when its caller is answered. A batch of nothing but internal steps is committed with
+//! `synchronous=NORMAL` and does not wait. That is safe because everything is in one file: the write-ahead log
+//! holds commits in their order, whichever process made them, and after a power loss SQLite keeps a prefix of
+//! them. A later commit that waits for the disk therefore makes every earlier one durable, and what a power loss
+//! can take is a tail of internal steps that nobody was told of. Losing those repeats work and nothing else,
+//! because the settlement that ends the work is in the tail as well.
+//!
+//! # A write that fails fails alone
+//! If anything in a batch fails or panics, the whole transaction is rolled back and its writes are run again, one
+//! transaction each; the error then meets only the write that caused it.
+
+mod op;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_ports::{Error, Kind};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use self::op::{Op, Write, run_guarded};
+use crate::batch::Batch;
+use crate::failure::Failure;
+use crate::signals::{Signals, Woken};
+
+/// Beyond this the share of a commit that one write pays is too small to matter, and those at the front of the
+/// batch would wait for those at its end.
+const LARGEST_BATCH: usize = 512;
+
+/// How many writes may wait before callers wait to hand theirs over.
+const WAITING: usize = 4 * LARGEST_BATCH;
+
+/// Whether a commit waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Durability {
+    /// It need not: a power loss repeats the work.
+    Internal,
+    /// It must: something outside learns of it.
+    Told,
+}
+
+/// The way to the thread that writes. Dropping it finishes what was handed over and closes the connection.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    sender: Option<mpsc::Sender<Box<dyn Op>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread that writes works with.
+pub(crate) struct Tools {
+    pub(crate) connection: Connection,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) signals: Arc<Signals>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(tools: Tools) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let committer = Committer { tools, level: None, suspect: false };
+        let thread = std::thread::Builder::new()
+            .name("keyturn-write".to_owned())
+            .spawn(move || committer.run(receiver))?;
+        Ok(Self { sender: Some(sender), thread: Some(thread) })
+    }
+
+    /// Runs `work` in a transaction and returns what it returned once that is committed. `work` may be run
+    /// again after a rollback, so it must leave alone what it captured.
+    pub(crate) async fn write<T, F>(
+        &self,
+        action: &'static str,
+        durability: Durability,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
+        let (reply, answer) = oneshot::channel();
+        let write = Write::new(action, durability, work, reply);
+        let sender = self.sender.as_ref().ok_or_else(stopped)?;
+        sender.send(Box::new(write)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has answered nobody, and they know by that.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Committer {
+    tools: Tools,
+    level: Option<Durability>,
+    suspect: bool,
+}
+
+/// Where an attempt at a transaction ended.
+enum Stop {
+    /// Before any work: it would end there for every write alike.
+    Begin(Failure),
+    /// In one of the writes, or at the commit.
+    Work(Failure),
+}
+
+impl Committer {
+    fn run(mut self, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
+        let mut batch = Vec::with_capacity(LARGEST_BATCH);
+        while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
+            self.commit(&mut batch);
+            batch.clear();
+        }
+    }
+
+    fn commit(&mut self, ops: &mut [Box<dyn Op>]) {
+        match self.attempt(ops) {
+            Ok(woken) => {
+                self.tools.signals.ring(woken);
+                answer(ops, &Ok(()));
+            }
+            Err(Stop::Work(_)) if ops.len() > 1 => {
+                for op in ops {
+                    self.commit(std::slice::from_mut(op));
+                }
+            }
+            Err(Stop::Begin(failure) | Stop::Work(failure)) => answer(ops, &Err(failure)),
+        }
+    }
+
+    fn attempt(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Woken, Stop> {
+        self.begin(ops).map_err(Stop::Begin)?;
+        self.work(ops).map_err(|failure| {
+            self.suspect |= failure.lost_sync();
+            // Some failures have rolled back already; there is nothing left to undo then.
+            drop(self.tools.connection.execute_batch("ROLLBACK"));
+            Stop::Work(failure)
+        })
+    }
+
+    fn begin(&mut self, ops: &[Box<dyn Op>]) -> Result<(), Failure> {
+        self.clear_suspicion()?;
+        let level = ops.iter().map(|op| op.durability()).max().unwrap_or(Durability::Told);
+        if self.level != Some(level) {
+            self.level = None;
+            self.tools.connection.execute_batch(match level {
+                Durability::Internal => "PRAGMA synchronous=NORMAL",
+                Durability::Told => "PRAGMA synchronous=FULL",
+            })?;
+            self.level = Some(level);
+        }
+        Ok(self.tools.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+    }
+
+    fn work(&self, ops: &mut [Box<dyn Op>]) -> Result<Woken, Failure> {
+        let now = self.tools.clock.now();
+        let mut batch = Batch::new(&self.tools.connection, now, &*self.tools.entropy);
+        for op in ops {
+            run_guarded(&mut **op, &mut batch)?;
+        }
+        let woken = batch.finish()?;
+        self.tools.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(woken)
+    }
+
+    /// After a failed sync the kernel holds pages for clean that never reached the disk, and a later sync would
+    /// say yes without writing them. Copying the whole log into the file writes and syncs everything afresh;
+    /// until that has worked nothing may be committed.
+    fn clear_suspicion(&mut self) -> Result<(), Failure> {
+        if self.suspect {
+            let busy: bool =
+                self.tools.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            if busy {
+                let detail = "the disk failed to confirm a write, and the log could not be copied yet";
+                return Err(Failure::new(Kind::Unavailable, detail));
+            }
+            self.suspect = false;
+        }
+        Ok(())
+    }
+}
+
+fn answer(ops: &mut [Box<dyn Op>], outcome: &Result<(), Failure>) {
+    for op in ops {
+        op.answer(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests;

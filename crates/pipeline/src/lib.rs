@@ -1,0 +1,15 @@
+//! How a worker works: lease a batch, decode each message, handle the batch, settle it in one step.
+//!
+//! Nothing here knows an engine or a role. At-least-once is the promise: a worker may die between any two lines,
+//! and what it had leased comes back to another.
+//!
+//! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
+//! dead letter), [`replay`].
+
+pub mod handler;
+pub mod worker;
+
+pub mod decode;
+pub mod settle;
+
+pub mod replay;

@@ -1,0 +1,197 @@
+//! The loop of a worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_ports::queue::{Leased, Queue, QueueName, Receipt, Settlement};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::handler::{Failure, Handled, Handler, Verdict};
+use crate::settle::RetryPolicy;
+
+/// How a worker takes its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSettings {
+    /// The most messages in one batch.
+    pub batch: usize,
+    /// How long a lease runs. It is renewed at a third of this while the batch is being handled.
+    pub lease: Duration,
+    /// When to try again and when to give up.
+    pub retry: RetryPolicy,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { batch: 64, lease: Duration::from_secs(30), retry: RetryPolicy::default() }
+    }
+}
+
+/// A worker on one queue.
+#[derive(Clone)]
+pub struct Worker {
+    /// Where messages come from.
+    pub queue: Arc<dyn Queue>,
+    /// Which of them.
+    pub name: QueueName,
+    /// What is done with them.
+    pub handler: Arc<dyn Handler>,
+    /// How they are taken.
+    pub settings: WorkerSettings,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for delays.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Worker {
+    /// Works until `stop`, then finishes the batch in hand. An engine that fails is waited for: the pause grows
+    /// from 100 ms to 5 s and ends with the first success.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut pause = Duration::ZERO;
+        while !stop.is_cancelled() {
+            match self.step().await {
+                Ok(0) => wait(&stop, self.queue.arrival(self.name)).await,
+                Ok(_) => pause = Duration::ZERO,
+                Err(error) => {
+                    pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
+                    metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str()).increment(1);
+                    warn!(queue = %self.name, error = %error, "queue failed, trying again in {pause:?}");
+                    wait(&stop, tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    /// Leases, handles and settles one batch. Returns how many messages it had.
+    pub async fn step(&self) -> Result<usize, keyturn_ports::Error> {
+        let batch: Arc<[Leased]> = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await?.into();
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let started = self.clock.monotonic();
+        let handled = self.handle_and_renew(&batch).await;
+        let took = self.clock.monotonic().saturating_sub(started);
+        metrics::histogram!("keyturn_batch_seconds", "queue" => self.name.as_str()).record(took.as_secs_f64());
+        self.settle(&batch, handled).await?;
+        Ok(batch.len())
+    }
+
+    /// Handles a batch while its leases are kept alive.
+    async fn handle_and_renew(&self, batch: &Arc<[Leased]>) -> Vec<Handled> {
+        let handling = self.handle(batch);
+        tokio::pin!(handling);
+        loop {
+            tokio::select! {
+                handled = &mut handling => return handled,
+                () = tokio::time::sleep(self.settings.lease / 3) => self.renew(batch).await,
+            }
+        }
+    }
+
+    async fn renew(&self, batch: &[Leased]) {
+        let receipts: Vec<Receipt> = batch.iter().map(|leased| leased.receipt.clone()).collect();
+        match self.queue.renew(self.name, receipts, self.settings.lease).await {
+            Ok(lost) if lost.is_empty() => {
+                metrics::counter!("keyturn_lease_renewals_total", "queue" => self.name.as_str()).increment(1);
+            }
+            Ok(lost) => warn!(queue = %self.name, lost = lost.len(), "leases were lost while handling a batch"),
+            Err(error) => warn!(queue = %self.name, error = %error, "leases could not be renewed"),
+        }
+    }
+
+    /// Handles a batch; if that panics, each of its messages alone, so that only the culprit suffers for it.
+    async fn handle(&self, batch: &Arc<[Leased]>) -> Vec<Handled> {
+        if let Some(handled) = self.guarded(Arc::clone(batch)).await {
+            return handled;
+        }
+        let mut handled = Vec::with_capacity(batch.len());
+        for leased in batch.iter() {
+            let alone = self.guarded([leased.clone()].into()).await.and_then(|mut one| one.pop());
+            handled.push(alone.unwrap_or_else(|| {
+                Handled::failed(Failure::Message("the handler panicked on this message".to_owned()))
+            }));
+        }
+        handled
+    }
+
+    /// None if the handler panicked or did not answer for every message.
+    async fn guarded(&self, batch: Arc<[Leased]>) -> Option<Vec<Handled>> {
+        let (handler, expected) = (Arc::clone(&self.handler), batch.len());
+        let task = AbortOnDrop(tokio::spawn(async move { handler.handle(&batch).await }));
+        match task.join().await {
+            Ok(handled) if handled.len() == expected => Some(handled),
+            Ok(handled) => {
+                error!(queue = %self.name, expected, answered = handled.len(), "the handler lost count of its batch");
+                None
+            }
+            Err(panic) => {
+                metrics::counter!("keyturn_handler_panics_total", "queue" => self.name.as_str()).increment(1);
+                error!(queue = %self.name, messages = expected, error = %panic, "the handler panicked");
+                None
+            }
+        }
+    }
+
+    async fn settle(&self, batch: &[Leased], handled: Vec<Handled>) -> Result<(), keyturn_ports::Error> {
+        let now = self.clock.now();
+        let mut settled = Vec::with_capacity(batch.len());
+        let mut forward = Vec::with_capacity(batch.len());
+        for (leased, handled) in batch.iter().zip(handled) {
+            let settlement = self.settings.retry.settle(leased, &handled.verdict, now, &*self.entropy);
+            self.tell(leased, &settlement);
+            if handled.verdict == Verdict::Done {
+                forward.extend(handled.forward);
+            }
+            settled.push((leased.receipt.clone(), settlement));
+        }
+        let void = self.queue.settle(self.name, settled, forward).await?;
+        if !void.is_empty() {
+            debug!(queue = %self.name, messages = void.len(), "settled after the lease had run out; the repeat is merged");
+        }
+        Ok(())
+    }
+
+    fn tell(&self, leased: &Leased, settlement: &Settlement) {
+        let (request, device) = (leased.message.request, leased.message.device);
+        let outcome = match settlement {
+            Settlement::Complete => "done",
+            Settlement::Release => "released",
+            Settlement::Retry { error, .. } => {
+                warn!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
+                    error, "message failed and will be tried again");
+                "retried"
+            }
+            Settlement::DeadLetter { reason, error } => {
+                error!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
+                    reason = %reason, error, "message is dead-lettered");
+                "dead_lettered"
+            }
+        };
+        metrics::counter!("keyturn_messages_total", "queue" => self.name.as_str(), "outcome" => outcome).increment(1);
+    }
+}
+
+/// A task that ends with its waiter: a worker that is dropped in mid-work leaves nothing running behind.
+struct AbortOnDrop(tokio::task::JoinHandle<Vec<Handled>>);
+
+impl AbortOnDrop {
+    async fn join(mut self) -> Result<Vec<Handled>, tokio::task::JoinError> {
+        (&mut self.0).await
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn wait(stop: &CancellationToken, something: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = something => {}
+    }
+}

@@ -1,0 +1,78 @@
+//! The audit: who looked, who commanded, in a chain that shows tampering.
+
+use async_trait::async_trait;
+use keyturn_domain::ids::DeviceId;
+use keyturn_domain::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// A row to append.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRow {
+    /// When.
+    pub at: UnixMillis,
+    /// Who: from the operating system's user or a verified token, never from an argument.
+    pub actor: String,
+    /// What.
+    pub action: Action,
+    /// To which device, if to one.
+    pub device: Option<DeviceId>,
+    /// The reason given.
+    pub reason: String,
+    /// What exactly: version ids shown, letters replayed, and so on. Never a secret.
+    pub detail: String,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// A password was shown. CloudLAPS's word.
+    SecretGet,
+    /// A rotation was asked for.
+    RotationForced,
+    /// A device was added to or changed in the embedded directory.
+    DirectoryChanged,
+    /// Dead letters were put back on their way.
+    DeadLettersReplayed,
+}
+
+/// A row of the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Its place in the chain, from 1.
+    pub seq: u64,
+    /// What it says.
+    #[serde(flatten)]
+    pub row: NewRow,
+    /// SHA-256 over the previous row's hash and this row's content, hexadecimal.
+    pub hash: String,
+}
+
+/// What checking the chain found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Verified {
+    /// This many rows, all linked.
+    Intact {
+        /// How many.
+        rows: u64,
+    },
+    /// The first row that does not follow from the one before it.
+    Broken {
+        /// Its place.
+        seq: u64,
+    },
+}
+
+/// The audit of a deployment. `append` is durable when it returns: only then may what it records happen.
+#[async_trait]
+pub trait AuditSink: Send + Sync {
+    /// Appends a row and returns its place.
+    async fn append(&self, row: NewRow) -> Result<u64, Error>;
+
+    /// At most `limit` rows, newest first.
+    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error>;
+
+    /// Checks the whole chain.
+    async fn verify(&self) -> Result<Verified, Error>;
+}

@@ -1,0 +1,58 @@
+//! Dead letters: messages that were given up on, kept until somebody decides.
+
+use async_trait::async_trait;
+use keyturn_domain::time::UnixMillis;
+use serde::Serialize;
+
+use crate::Error;
+use crate::queue::{DeadReason, NewMessage, QueueName};
+
+/// A dead letter's name, ascending in the order in which they died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct DeadLetterId(pub u64);
+
+/// One failed attempt at a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attempt {
+    /// When it failed.
+    pub at: UnixMillis,
+    /// At what.
+    pub error: String,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its name.
+    pub id: DeadLetterId,
+    /// The queue it died on.
+    pub queue: QueueName,
+    /// The message, byte for byte.
+    pub message: NewMessage,
+    /// Why it was given up on.
+    pub reason: DeadReason,
+    /// The attempts, oldest first, the last eight at most. The last one is what killed it.
+    pub attempts: Vec<Attempt>,
+    /// How often it was leased.
+    pub deliveries: u32,
+    /// When it was first sent.
+    pub enqueued: UnixMillis,
+    /// When it died.
+    pub died: UnixMillis,
+}
+
+/// The dead letters of all queues.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// At most `limit` dead letters, newest first, of one queue or of all.
+    async fn list(&self, queue: Option<QueueName>, limit: usize) -> Result<Vec<DeadLetter>, Error>;
+
+    /// One dead letter.
+    async fn find(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, Error>;
+
+    /// Moves dead letters to `to` with the bodies given (the replayer strips what later stages added), as one
+    /// step per letter: a letter is never in both places and never in neither. Letters that are gone already
+    /// are skipped. Returns those moved.
+    async fn replay(&self, letters: Vec<(DeadLetterId, QueueName, String)>) -> Result<Vec<DeadLetterId>, Error>;
+}

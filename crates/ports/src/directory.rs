@@ -1,0 +1,76 @@
+//! The directory of devices (Microsoft Entra ID in production), in the shape of Microsoft Graph.
+
+use async_trait::async_trait;
+use keyturn_domain::ids::DeviceId;
+use keyturn_domain::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// A device as the directory lists it: the properties of a Graph `device` that matter here, under their Graph
+/// names (learn.microsoft.com/graph/api/resources/device). Unknown properties of an export are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceRecord {
+    /// The device id.
+    pub device_id: DeviceId,
+    /// The name people know it by.
+    #[serde(default)]
+    pub display_name: Option<String>,
+    /// Whether it may authenticate. Absent or null is not enabled.
+    #[serde(default)]
+    pub account_enabled: Option<bool>,
+    /// `AzureAd`, `ServerAd` or `Workplace`.
+    #[serde(default)]
+    pub trust_type: Option<String>,
+    /// The keys it registered.
+    #[serde(default)]
+    pub alternative_security_ids: Vec<AlternativeSecurityId>,
+    /// The operating system, as the directory has it.
+    #[serde(default)]
+    pub operating_system: Option<String>,
+}
+
+/// One registered key, undecoded (see `keyturn_schemas::security_id`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlternativeSecurityId {
+    /// 2 for device registration keys.
+    #[serde(rename = "type")]
+    pub kind: i64,
+    /// Base64 over UTF-16LE text.
+    #[serde(default)]
+    pub key: String,
+}
+
+/// What the directory answered about one device id.
+#[derive(Debug)]
+pub struct Answer {
+    /// Every record with this id: none, one, or, if something is badly wrong, several.
+    pub records: Vec<DeviceRecord>,
+    /// When the directory said so. A cached answer keeps its time.
+    pub answered: UnixMillis,
+}
+
+/// The directory, for the validator.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// Looks devices up. The answers are in the order of `devices`; one that fails does not fail the others. A
+    /// record that cannot be read is an error for that device of kind `Corrupt`.
+    async fn look_up(&self, devices: Vec<DeviceId>) -> Vec<Result<Answer, Error>>;
+
+    /// At most `limit` records ordered by id, after `after`, for lists.
+    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<DeviceRecord>, Error>;
+
+    /// Devices of this display name, without regard to case. At most 32.
+    async fn named(&self, name: &str) -> Result<Vec<DeviceRecord>, Error>;
+}
+
+/// The embedded directory's own commands; a cloud directory is managed elsewhere.
+#[async_trait]
+pub trait DirectoryAdmin: Directory {
+    /// Adds or replaces records, all or none.
+    async fn put(&self, records: Vec<DeviceRecord>) -> Result<(), Error>;
+
+    /// Enables or disables a device. Returns whether it exists.
+    async fn enable(&self, device: DeviceId, enabled: bool) -> Result<bool, Error>;
+}

@@ -1,0 +1,185 @@
+//! The configuration: one file for all roles, read once, checked as a whole.
+
+mod sections;
+
+use std::path::{Path, PathBuf};
+
+use confique::Config as _;
+use keyturn_domain::join_type::JoinTypes;
+use keyturn_domain::lane::RotationPolicy;
+use keyturn_domain::password::PasswordPolicy;
+use keyturn_pipeline::settle::RetryPolicy;
+use keyturn_pipeline::worker::WorkerSettings;
+use keyturn_schemas::claims::Deployment;
+use keyturn_schemas::stamp::Freshness;
+
+pub use self::sections::{
+    Data, DeploymentSection, Health, Ingress, Logs, Password, Rotation, Sections, Tls, Trust, Workers,
+};
+
+/// The configuration as a process uses it: every value typed and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As written, for printing and for what needs no translation.
+    pub sections: Sections,
+    /// The deployment's name.
+    pub deployment: Deployment,
+    /// Which devices may rotate.
+    pub join_types: JoinTypes,
+    /// The limits of freshness.
+    pub freshness: Freshness,
+    /// When to rotate.
+    pub rotation: RotationPolicy,
+    /// What passwords are made of.
+    pub passwords: PasswordPolicy,
+    /// How workers take their work.
+    pub workers: WorkerSettings,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error("{}: there is no such file; `keyturn init` makes a deployment with a configuration", .0.display())]
+    Missing(PathBuf),
+    /// It cannot be read as configuration.
+    #[error("{0}")]
+    Syntax(String),
+    /// Its values do not go together.
+    #[error("{}: {}", file.display(), problems.join(&format!("\n{}: ", file.display())))]
+    Values {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, each with its key.
+        problems: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`. Relative paths in it are relative to its folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        if !path.is_file() {
+            return Err(ConfigError::Missing(path.to_owned()));
+        }
+        let mut sections = Sections::from_file(path).map_err(|error| ConfigError::Syntax(chain(&error)))?;
+        let home = path.parent().unwrap_or(Path::new("."));
+        for relative in sections.paths() {
+            if relative.is_relative() {
+                *relative = home.join(&*relative);
+            }
+        }
+        sections.check().map_err(|problems| ConfigError::Values { file: path.to_owned(), problems })
+    }
+
+    /// A documented configuration file with every setting at its default.
+    pub fn template() -> String {
+        confique::toml::template::<Sections>(confique::toml::FormatOptions::default())
+    }
+}
+
+/// An error with its causes, each on a line of its own.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(inner.to_string().trim_end());
+        cause = inner.source();
+    }
+    text
+}
+
+impl Sections {
+    /// Every path in the configuration.
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let tls = &mut self.ingress.tls;
+        [&mut self.data.file, &mut self.data.keys].into_iter().chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
+    }
+
+    /// Types every value and checks them together.
+    pub fn check(self) -> Result<Config, Vec<String>> {
+        let mut problems = Vec::new();
+        let deployment = note(&mut problems, "deployment.name", self.deployment.name.parse::<Deployment>());
+        let joins = self.trust.join_types.iter().map(String::as_str);
+        let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
+        let Password { length, alphabet, classes } = &self.password;
+        let passwords = note(&mut problems, "password", PasswordPolicy::new(*length, alphabet, *classes));
+        problems.extend(self.contradictions());
+        match (deployment, join_types, passwords) {
+            (Some(deployment), Some(join_types), Some(passwords)) if problems.is_empty() => Ok(Config {
+                deployment,
+                join_types,
+                passwords,
+                freshness: self.freshness(),
+                rotation: self.rotation_policy(),
+                workers: self.worker_settings(),
+                sections: self,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Settings that are fine alone and wrong together, or outside their bounds.
+    fn contradictions(&self) -> Vec<String> {
+        let Self { ingress, workers, trust, rotation, .. } = self;
+        let loopback = ingress.listen.ip().is_loopback();
+        let tls = (ingress.tls.certificate.is_some(), ingress.tls.key.is_some());
+        let rules = [
+            (tls.0 != tls.1, "ingress.tls: certificate and key go together; give both or neither"),
+            (
+                !loopback && !tls.0,
+                "ingress.listen: an address other than loopback needs ingress.tls.certificate and ingress.tls.key",
+            ),
+            (ingress.body_bytes > 16 * 1024 || ingress.body_bytes < 1024, "ingress.body_bytes: must be 1024 to 16384"),
+            (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
+            (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
+            (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
+            (trust.nonce_ttl.0.as_secs() > 3600, "trust.nonce_ttl: must be at most 1h, or a message could be signed ahead of time"),
+            (trust.nonce_ttl.0.as_secs() < 5, "trust.nonce_ttl: must be at least 5s"),
+            (rotation.update_frequency.0.is_zero(), "rotation.update_frequency: must not be zero"),
+            (rotation.lanes_per_device == 0, "rotation.lanes_per_device: must be at least 1"),
+            (rotation.versions_per_day == 0, "rotation.versions_per_day: must be at least 1"),
+            (rotation.refusals_to_hold == 0, "rotation.refusals_to_hold: must be at least 1"),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
+    }
+
+    fn freshness(&self) -> Freshness {
+        Freshness { nonce_ttl: self.trust.nonce_ttl.0, future_skew: self.trust.future_skew.0 }
+    }
+
+    fn rotation_policy(&self) -> RotationPolicy {
+        let rotation = &self.rotation;
+        RotationPolicy {
+            update_frequency: rotation.update_frequency.0,
+            request_max_age: rotation.request_max_age.0,
+            lanes_per_device: rotation.lanes_per_device,
+            versions_per_window: rotation.versions_per_day,
+            refusals_to_hold: rotation.refusals_to_hold,
+            hold_window: rotation.hold.0,
+            future_skew: self.trust.future_skew.0,
+            ..RotationPolicy::default()
+        }
+    }
+
+    fn worker_settings(&self) -> WorkerSettings {
+        let workers = &self.workers;
+        WorkerSettings {
+            batch: workers.batch,
+            lease: workers.lease.0,
+            retry: RetryPolicy {
+                max_deliveries: workers.max_deliveries,
+                patience: workers.patience.0,
+                first_delay: workers.first_delay.0,
+                max_delay: workers.max_delay.0,
+            },
+        }
+    }
+}
+
+fn note<T, E: std::fmt::Display>(problems: &mut Vec<String>, key: &str, value: Result<T, E>) -> Option<T> {
+    value.map_err(|error| problems.push(format!("{key}: {error}"))).ok()
+}
+
+#[cfg(test)]
+mod tests;

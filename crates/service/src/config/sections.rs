@@ -1,0 +1,229 @@
+//! The sections of the configuration file, as written. The comments here are the comments of the template.
+
+#![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use confique::Config;
+use keyturn_domain::span::Span;
+
+/// The whole file.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Sections {
+    /// The deployment.
+    #[config(nested)]
+    pub deployment: DeploymentSection,
+    /// Where state and keys are kept.
+    #[config(nested)]
+    pub data: Data,
+    /// The HTTP edge for devices.
+    #[config(nested)]
+    pub ingress: Ingress,
+    /// Which devices are trusted, and for how long what they say is fresh.
+    #[config(nested)]
+    pub trust: Trust,
+    /// When passwords are rotated.
+    #[config(nested)]
+    pub rotation: Rotation,
+    /// What passwords are made of.
+    #[config(nested)]
+    pub password: Password,
+    /// How workers take their work.
+    #[config(nested)]
+    pub workers: Workers,
+    /// Where each role answers /healthz, /readyz and /metrics: an address, or "off".
+    #[config(nested)]
+    pub health: Health,
+    /// What is logged, on stderr.
+    #[config(nested)]
+    pub logs: Logs,
+}
+
+/// The deployment.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct DeploymentSection {
+    /// Its name: 1 to 64 characters of a-z 0-9 - . Agents are installed with it; it cannot be changed later.
+    pub name: String,
+}
+
+/// Where state and keys are kept. Relative paths are relative to this file.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Data {
+    /// The database: queues, ledger, results, audit, directory and the sealed vault.
+    #[config(default = "keyturn.db")]
+    pub file: PathBuf,
+    /// The folder of the key files, each readable by the roles that need it only.
+    #[config(default = "keys")]
+    pub keys: PathBuf,
+}
+
+/// The HTTP edge for devices.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Ingress {
+    /// Where devices connect. Anything but a loopback address needs TLS.
+    #[config(default = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// The name of this ingress, in stamps and logs.
+    #[config(default = "ingress")]
+    pub name: String,
+    /// The server certificate. It is read again when the files change.
+    #[config(nested)]
+    pub tls: Tls,
+    /// The largest message, in bytes.
+    #[config(default = 16384)]
+    pub body_bytes: usize,
+    /// How long a message's body may take to arrive.
+    #[config(default = "10s")]
+    pub body_time: Span,
+    /// The largest head of a request, in bytes.
+    #[config(default = 8192)]
+    pub header_bytes: usize,
+    /// How long a request's head may take to arrive.
+    #[config(default = "5s")]
+    pub header_time: Span,
+    /// The longest long-poll.
+    #[config(default = "30s")]
+    pub poll_wait: Span,
+    /// Long-polls held open at once.
+    #[config(default = 20000)]
+    pub polls: usize,
+    /// Connections held open at once.
+    #[config(default = 25000)]
+    pub connections: usize,
+    /// With more messages than this waiting, new ones are turned away with 503.
+    #[config(default = 1000000)]
+    pub depth: u64,
+}
+
+/// The server certificate.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Tls {
+    /// PEM file of the certificate and its chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of the private key. An ECDSA P-256 key is fastest.
+    pub key: Option<PathBuf>,
+}
+
+/// Which devices are trusted.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Trust {
+    /// How devices may be joined: AzureAd, ServerAd, Workplace.
+    #[config(default = ["AzureAd", "ServerAd"])]
+    pub join_types: Vec<String>,
+    /// How old a nonce may be when the message with it arrives.
+    #[config(default = "5m")]
+    pub nonce_ttl: Span,
+    /// How far the clocks of servers may differ.
+    #[config(default = "1m")]
+    pub future_skew: Span,
+    /// What the directory said is acted on for this long; then it is asked again.
+    #[config(default = "10m")]
+    pub finding_max_age: Span,
+}
+
+/// When passwords are rotated.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Rotation {
+    /// A confirmed password is due for replacement after this long (CloudLAPS: UpdateFrequencyDays).
+    #[config(default = "3d")]
+    pub update_frequency: Span,
+    /// A request that waited longer than this gets no password, however long its device would wait.
+    #[config(default = "1h")]
+    pub request_max_age: Span,
+    /// The most lanes of a device: combinations of key, account and installation.
+    #[config(default = 4)]
+    pub lanes_per_device: usize,
+    /// The most new passwords of a device in a day.
+    #[config(default = 4)]
+    pub versions_per_day: usize,
+    /// After this many refusals by the device's operating system, rotation is held.
+    #[config(default = 3)]
+    pub refusals_to_hold: usize,
+    /// How long it is held, and the window in which refusals are counted.
+    #[config(default = "1d")]
+    pub hold: Span,
+    /// How long a result waits for its device.
+    #[config(default = "1d")]
+    pub result_ttl: Span,
+}
+
+/// What passwords are made of.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Password {
+    /// Characters (CloudLAPS: PasswordLength).
+    #[config(default = 16)]
+    pub length: u32,
+    /// The characters to choose from (CloudLAPS: PasswordAllowedCharacters).
+    #[config(default = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz.:;,-_!?$%*=+&<>@#()23456789")]
+    pub alphabet: String,
+    /// Of upper case, lower case, digits and symbols, so many occur in every password.
+    #[config(default = 4)]
+    pub classes: u32,
+}
+
+/// How workers take their work.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Workers {
+    /// The most messages taken at once.
+    #[config(default = 64)]
+    pub batch: usize,
+    /// How long a message is a worker's own; renewed while it works. A dead worker's messages return after this.
+    #[config(default = "30s")]
+    pub lease: Span,
+    /// A message at fault is dead-lettered after so many deliveries.
+    #[config(default = 5)]
+    pub max_deliveries: u32,
+    /// A message that only waits for an engine is not dead-lettered before it is this old.
+    #[config(default = "30m")]
+    pub patience: Span,
+    /// The delay before a second delivery; it doubles with each further one.
+    #[config(default = "1s")]
+    pub first_delay: Span,
+    /// The longest delay between deliveries.
+    #[config(default = "1m")]
+    pub max_delay: Span,
+}
+
+/// Where each role answers /healthz, /readyz and /metrics.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Health {
+    /// All roles in one process.
+    #[config(default = "127.0.0.1:9100")]
+    pub all: String,
+    /// The ingress.
+    #[config(default = "127.0.0.1:9101")]
+    pub ingress: String,
+    /// The validator.
+    #[config(default = "127.0.0.1:9102")]
+    pub validator: String,
+    /// The rotator reads the vault, so it listens nowhere unless told to.
+    #[config(default = "off")]
+    pub rotator: String,
+    /// The notifier.
+    #[config(default = "127.0.0.1:9104")]
+    pub notifier: String,
+}
+
+/// What is logged.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Logs {
+    /// error, warn, info, debug or trace, or a filter like "info,keyturn_rotator=debug" (CloudLAPS:
+    /// DebugLogging). No level shows a secret.
+    #[config(default = "info")]
+    pub level: String,
+    /// "json", or "text" for people.
+    #[config(default = "json")]
+    pub format: String,
+}

@@ -1,0 +1,106 @@
+//! The one place that picks engines: from configuration to ports.
+
+use std::sync::Arc;
+
+use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_embedded::{Database, MasterKeys, OpenError, OpenOptions, SealedVault};
+use keyturn_ports::audit::AuditSink;
+use keyturn_ports::dead_letters::DeadLetters;
+use keyturn_ports::directory::{Directory, DirectoryAdmin};
+use keyturn_ports::intake::Intake;
+use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
+use keyturn_ports::queue::Queue;
+use keyturn_ports::results::{ResultReader, ResultWriter};
+use keyturn_ports::vault::Vault;
+
+use crate::config::Config;
+
+/// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
+/// the role may use and no more.
+#[derive(Clone)]
+pub struct Engines {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Engines {
+    /// Opens the engines that the configuration names.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
+        Ok(Self { database: Database::open(options)?, clock, entropy })
+    }
+
+    /// Time.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// Randomness.
+    pub fn entropy(&self) -> Arc<dyn Entropy> {
+        Arc::clone(&self.entropy)
+    }
+
+    /// The queues.
+    pub fn queue(&self) -> Arc<dyn Queue> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The dead letters.
+    pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The memory of accepted messages.
+    pub fn intake(&self) -> Arc<dyn Intake> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The ledger, to write.
+    pub fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The ledger, to read.
+    pub fn ledger_reader(&self) -> Arc<dyn LedgerReader> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Commands of operators on the ledger.
+    pub fn ledger_operator(&self) -> Arc<dyn LedgerOperator> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Results, to read.
+    pub fn result_reader(&self) -> Arc<dyn ResultReader> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Results, to publish.
+    pub fn result_writer(&self) -> Arc<dyn ResultWriter> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> Arc<dyn Directory> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The embedded directory's own commands.
+    pub fn directory_admin(&self) -> Arc<dyn DirectoryAdmin> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The audit.
+    pub fn audit(&self) -> Arc<dyn AuditSink> {
+        Arc::new(self.database.clone())
+    }
+
+    /// The vault, for whoever holds its keys.
+    pub fn vault(&self, keys: MasterKeys) -> Arc<dyn Vault> {
+        Arc::new(SealedVault::new(self.database.clone(), keys))
+    }
+}

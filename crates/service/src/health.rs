@@ -1,0 +1,47 @@
+//! `/healthz`, `/readyz` and `/metrics` of a process.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use keyturn_ports::queue::{Queue, QueueName};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+/// Routes that tell how the process is.
+///
+/// `/healthz` answers as long as the process runs; `/readyz` answers 200 only while its engines answer, and says
+/// which does not; `/metrics` is in Prometheus's text format.
+pub fn router(queue: Arc<dyn Queue>, metrics: Option<PrometheusHandle>) -> Router {
+    let scraped = Arc::clone(&queue);
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(async move || ready(&*queue).await))
+        .route("/metrics", get(async move || scrape(&*scraped, metrics.as_ref()).await))
+}
+
+async fn ready(queue: &dyn Queue) -> (StatusCode, String) {
+    for name in QueueName::ALL {
+        if let Err(error) = queue.depth(name).await {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("queue {name}: {error}\n"));
+        }
+    }
+    (StatusCode::OK, "ready\n".to_owned())
+}
+
+async fn scrape(queue: &dyn Queue, metrics: Option<&PrometheusHandle>) -> String {
+    for name in QueueName::ALL {
+        if let Ok(depth) = queue.depth(name).await {
+            let gauges = [
+                ("keyturn_queue_messages", depth.total),
+                ("keyturn_queue_leased", depth.leased),
+                ("keyturn_queue_dead_letters", depth.dead),
+            ];
+            for (gauge, value) in gauges {
+                // Gauges are floating point; a queue of 2^53 messages has other problems.
+                metrics::gauge!(gauge, "queue" => name.as_str()).set(u32::try_from(value).unwrap_or(u32::MAX));
+            }
+        }
+    }
+    metrics.map(PrometheusHandle::render).unwrap_or_default()
+}

@@ -1,0 +1,75 @@
+//! What a role gets from its process: configuration, keys, engines, and a way to work until it is told to stop.
+
+use std::sync::Arc;
+
+use axum::Router;
+use keyturn_pipeline::handler::Handler;
+use keyturn_pipeline::worker::Worker;
+use keyturn_ports::queue::QueueName;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::{Config, Ingress};
+use crate::engines::Engines;
+use crate::http::{self, Bounds, Tls};
+use crate::keys::KeyStore;
+use crate::shell::StartError;
+
+/// A process that hosts one role, or all of them.
+#[derive(Clone)]
+pub struct Host {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The keys.
+    pub keys: KeyStore,
+    /// The engines.
+    pub engines: Engines,
+    /// Told when the process is to end.
+    pub stop: CancellationToken,
+}
+
+impl Host {
+    /// Works on a queue until the process is to end, then finishes the batch in hand.
+    pub async fn work(&self, queue: QueueName, handler: impl Handler) {
+        let worker = self.worker(queue, handler);
+        info!(queue = %queue, "working");
+        worker.run(self.stop.clone()).await;
+        info!(queue = %queue, "stopped after the batch in hand");
+    }
+
+    /// A worker on a queue, not yet running.
+    pub fn worker(&self, queue: QueueName, handler: impl Handler) -> Worker {
+        Worker {
+            queue: self.engines.queue(),
+            name: queue,
+            handler: Arc::new(handler),
+            settings: self.config.workers.clone(),
+            clock: self.engines.clock(),
+            entropy: self.engines.entropy(),
+        }
+    }
+
+    /// Serves the device API until the process is to end, then finishes what is under way. Tells the address to
+    /// `bound`, for configurations that leave the port to the system.
+    pub async fn serve(&self, router: Router, bound: impl FnOnce(std::net::SocketAddr)) -> Result<(), StartError> {
+        let Ingress { listen, tls, header_bytes, header_time, connections, .. } = &self.config.sections.ingress;
+        let tls = match (&tls.certificate, &tls.key) {
+            (Some(certificate), Some(key)) => Some(Tls::open(certificate, key, self.stop.clone())?),
+            _ => None,
+        };
+        let failed = |source| StartError::Bind { address: listen.to_string(), source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        info!(address = %address, tls = tls.is_some(), "serving devices");
+        bound(address);
+        let bounds = Bounds {
+            header_bytes: *header_bytes,
+            header_time: header_time.0,
+            connections: *connections,
+            ..Bounds::default()
+        };
+        http::serve(listener, tls, router, bounds, self.stop.clone()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! Key files: each kind in a file of its own, readable by the roles that need it and nobody else.
+//!
+//! A key is looked for in this order: the environment variable `KEYTURN_KEY_<KIND>` with the file's content, the
+//! systemd credential `<kind>.key`, the file `<kind>.key` in the key folder. On one shared database the key files
+//! are the boundary between roles, so a file that others can read is refused.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use keyturn_embedded::{MasterKey, MasterKeys};
+use keyturn_schemas::finding::FindingKeys;
+use keyturn_schemas::mac::{self, RingError};
+use keyturn_schemas::nonce::NonceKeys;
+use keyturn_schemas::signing::{KeyFileError, SigningKey};
+use keyturn_schemas::stamp::StampKeys;
+use keyturn_schemas::ticket::TicketKeys;
+use zeroize::Zeroizing;
+
+/// The word for the vault's master keys in key files.
+pub const VAULT: &str = "vault";
+/// The word for the key that signs results.
+pub const SIGNING: &str = "signing";
+/// The word for the root key that signs key sets. It is needed for that alone and belongs offline.
+pub const ROOT: &str = "root";
+/// The key set, signed by the root: not a secret.
+pub const KEY_SET_FILE: &str = "key-set.jws";
+
+/// Where a process finds its keys.
+#[derive(Clone, Debug)]
+pub struct KeyStore {
+    folder: PathBuf,
+    credentials: Option<PathBuf>,
+}
+
+/// A key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// There is none.
+    #[error("{}: there is no {kind} key; `keyturn init` makes the keys of a new deployment", path.display())]
+    Missing {
+        /// Its kind.
+        kind: &'static str,
+        /// Where it was looked for last.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("{}: the key file cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others could have read it.
+    #[error("{}: others may read this key file (mode {mode:03o}); `chmod 600` it, and replace the key if they did", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is not a key ring of this kind.
+    #[error("{source_name}: {error}")]
+    Ring {
+        /// Where it came from.
+        source_name: String,
+        /// What is wrong.
+        error: RingError,
+    },
+    /// It is not a signing key of this kind.
+    #[error("{source_name}: {error}")]
+    Signing {
+        /// Where it came from.
+        source_name: String,
+        /// What is wrong.
+        error: KeyFileError,
+    },
+}
+
+/// The text of a key file, and where it came from.
+struct Found {
+    text: Zeroizing<String>,
+    name: String,
+}
+
+impl KeyStore {
+    /// Keys in `folder`, and in systemd's credentials if it passed any.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())) }
+    }
+
+    /// The folder of the key files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The keys that seal nonces.
+    pub fn nonces(&self) -> Result<NonceKeys, KeyError> {
+        self.ring(NonceKeys::KIND, NonceKeys::parse)
+    }
+
+    /// The keys that seal stamps.
+    pub fn stamps(&self) -> Result<StampKeys, KeyError> {
+        self.ring(StampKeys::KIND, StampKeys::parse)
+    }
+
+    /// The keys that seal tickets.
+    pub fn tickets(&self) -> Result<TicketKeys, KeyError> {
+        self.ring(TicketKeys::KIND, TicketKeys::parse)
+    }
+
+    /// The keys that seal findings.
+    pub fn findings(&self) -> Result<FindingKeys, KeyError> {
+        self.ring(FindingKeys::KIND, FindingKeys::parse)
+    }
+
+    /// The vault's master keys.
+    pub fn vault(&self) -> Result<MasterKeys, KeyError> {
+        let secrets = self.ring(VAULT, |text| mac::parse_secrets(VAULT, text))?;
+        let missing = || KeyError::Missing { kind: VAULT, path: self.path(VAULT) };
+        MasterKeys::new(secrets.into_iter().map(|(_, secret)| MasterKey::new(secret))).map_err(|_| missing())
+    }
+
+    /// The key that signs results.
+    pub fn signing(&self) -> Result<SigningKey, KeyError> {
+        self.signing_key(SIGNING)
+    }
+
+    /// The root key.
+    pub fn root(&self) -> Result<SigningKey, KeyError> {
+        self.signing_key(ROOT)
+    }
+
+    /// The signed key set.
+    pub fn key_set(&self) -> Result<String, KeyError> {
+        let path = self.folder.join(KEY_SET_FILE);
+        let text = fs::read_to_string(&path).map_err(|source| KeyError::Unreadable { path, source })?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn ring<T>(&self, kind: &'static str, parse: impl Fn(&str) -> Result<T, RingError>) -> Result<T, KeyError> {
+        let found = self.find(kind)?;
+        parse(&found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
+    }
+
+    fn signing_key(&self, kind: &'static str) -> Result<SigningKey, KeyError> {
+        let found = self.find(kind)?;
+        SigningKey::parse(kind, &found.text).map_err(|error| KeyError::Signing { source_name: found.name, error })
+    }
+
+    fn path(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{kind}.key"))
+    }
+
+    fn find(&self, kind: &'static str) -> Result<Found, KeyError> {
+        let name = format!("KEYTURN_KEY_{}", kind.to_ascii_uppercase());
+        if let Some(text) = variable(&name) {
+            return Ok(Found { text, name });
+        }
+        let credential = self.credentials.as_ref().map(|folder| folder.join(format!("{kind}.key")));
+        let path = credential.filter(|path| path.is_file()).unwrap_or_else(|| self.path(kind));
+        read(&path, kind)
+    }
+}
+
+fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {
+    let failed = |source: std::io::Error| match source.kind() {
+        ErrorKind::NotFound => KeyError::Missing { kind, path: path.to_owned() },
+        _ => KeyError::Unreadable { path: path.to_owned(), source },
+    };
+    let mode = fs::metadata(path).map_err(failed)?.mode() & 0o777;
+    // A group may be given read access on purpose (systemd passes credentials as 0440); the world never.
+    if mode & 0o037 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(failed)?);
+    Ok(Found { text, name: path.display().to_string() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "keys may come in the environment; it is read here and in `shell` only")]
+fn variable(name: &str) -> Option<Zeroizing<String>> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new)
+}

@@ -1,0 +1,22 @@
+//! The shell of every server process: configuration, keys, telemetry, health, HTTP, signals, and the one place
+//! that picks engines.
+//!
+//! This crate names adapters and no role; a role's `main.rs` names this crate and its own library. Reading
+//! order: [`config`], [`keys`], [`engines`], [`host`] (what a role gets), [`shell`] (a process from start to
+//! end), [`http`], [`health`], [`telemetry`].
+
+pub mod config;
+pub mod engines;
+pub mod keys;
+
+pub mod host;
+pub mod shell;
+
+/// The queues a role may name.
+pub mod queues {
+    pub use keyturn_ports::queue::QueueName;
+}
+
+pub mod health;
+pub mod http;
+pub mod telemetry;

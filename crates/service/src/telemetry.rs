@@ -1,0 +1,45 @@
+//! Logs on stderr and metrics for /metrics.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::Logs;
+use crate::shell::StartError;
+
+/// Starts logging on stderr. A filter that cannot be read is an error; a second start in one process is ignored.
+pub fn start_logs(logs: &Logs) -> Result<(), ParseError> {
+    start(logs, std::io::stderr)
+}
+
+/// Starts logging to a file, for commands that talk to a person on the terminal.
+pub fn start_logs_to_file(logs: &Logs, path: &Path) -> Result<(), StartError> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    Ok(start(logs, Arc::new(file))?)
+}
+
+fn start<W>(logs: &Logs, writer: W) -> Result<(), ParseError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&logs.level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let started = match logs.format.as_str() {
+        "text" => builder.try_init(),
+        _ => builder.json().flatten_event(true).try_init(),
+    };
+    // Somebody else's subscriber, in a test, is as good.
+    drop(started);
+    Ok(())
+}
+
+/// Starts counting. None if this process counts already.
+pub fn start_metrics() -> Option<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().ok()
+}

@@ -1,0 +1,165 @@
+//! The contracts of the ports, in executable form: one suite per port, run against every adapter.
+//!
+//! An adapter implements [`Subject`] on a type that owns a fresh deployment and writes one line per suite in its
+//! tests, such as `keyturn_testkit::conformance!(queue, Fresh);`, which becomes one test per case. The cases use
+//! nothing but the ports, so what only one engine can be asked is tested beside that engine.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a case is a test that lives in a library: it fails by panicking"
+)]
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::clock::ManualClock;
+
+pub mod audit;
+pub mod dead_letters;
+pub mod directory;
+pub mod intake;
+pub mod ledger;
+pub mod queue;
+pub mod results;
+pub mod sample;
+pub mod vault;
+
+/// A deployment of its own for one case.
+pub trait Subject: Sized {
+    /// What implements the port.
+    type Engine;
+
+    /// An empty deployment that goes by a clock ticked by hand.
+    fn fresh() -> impl Future<Output = Self>;
+
+    /// What implements the port.
+    fn engine(&self) -> &Self::Engine;
+
+    /// Its clock.
+    fn clock(&self) -> &ManualClock;
+}
+
+/// Long enough that only something that never happens takes longer.
+const NEVER: Duration = Duration::from_secs(30);
+
+/// Polls `waiting` once, so that it has begun to wait, then does `meanwhile` and awaits the rest. Returns whether
+/// the wait ended.
+async fn woken_by(waiting: impl Future<Output = ()>, meanwhile: impl Future<Output = ()>) -> bool {
+    let mut waiting = pin!(waiting);
+    let over = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
+    meanwhile.await;
+    over || tokio::time::timeout(NEVER, waiting).await.is_ok()
+}
+
+/// Writes one test for each case of a suite: `conformance!(queue, Fresh)`, where `Fresh` is a [`Subject`].
+#[macro_export]
+macro_rules! conformance {
+    (audit, $subject:ty) => {
+        $crate::conformance!(@cases audit, $subject, [
+            rows_are_numbered_from_one,
+            recent_rows_come_newest_first,
+            an_untouched_chain_is_intact,
+        ]);
+    };
+    (dead_letters, $subject:ty) => {
+        $crate::conformance!(@cases dead_letters, $subject, [
+            a_dead_letter_moves_alone_and_unchanged,
+            the_last_eight_attempts_are_kept,
+            letters_are_listed_newest_first,
+            a_void_receipt_buries_nothing,
+            a_replay_moves_a_letter_once,
+            a_replay_repeated_moves_nothing,
+        ]);
+    };
+    (directory, $subject:ty) => {
+        $crate::conformance!(@cases directory, $subject, [
+            answers_come_in_order_and_say_when,
+            putting_replaces,
+            enabling_changes_one_property,
+            pages_follow_each_other,
+            names_are_found_in_any_case,
+        ]);
+    };
+    (intake, $subject:ty) => {
+        $crate::conformance!(@cases intake, $subject, [
+            accepted_messages_are_on_the_queue,
+            a_message_is_accepted_once,
+            a_message_twice_in_one_batch_is_accepted_once,
+        ]);
+    };
+    (ledger, $subject:ty) => {
+        $crate::conformance!(@cases ledger, $subject, [
+            an_unknown_device_has_nothing,
+            a_commit_is_loaded_whole,
+            a_stale_revision_changes_nothing,
+            a_message_takes_effect_once,
+            commits_of_one_lane_follow_each_other,
+            a_conflict_stops_only_itself,
+            a_reused_mark_is_noticed,
+            versions_belong_to_their_lane,
+            a_commit_without_a_lane_takes_effect,
+            timelines_are_newest_first,
+            devices_are_paged,
+            labels_are_found_in_any_case,
+            forcing_reaches_open_lanes,
+        ]);
+    };
+    (queue, $subject:ty) => {
+        $crate::conformance!(@cases queue, $subject, [
+            a_message_is_leased_as_sent,
+            queues_are_apart,
+            at_most_max_are_leased,
+            a_leased_message_is_hidden,
+            a_lease_that_ran_out_is_given_to_the_next,
+            a_lease_that_ran_out_holds_until_taken,
+            a_renewed_lease_lasts,
+            completing_twice_is_void,
+            strange_receipts_are_void,
+            a_retry_comes_back_after_its_delay,
+            a_release_does_not_count,
+            forwards_come_with_the_completion,
+            forwards_of_void_receipts_are_sent,
+            depth_tells_what_is_there,
+            a_clock_set_back_hides_nothing_for_good,
+            arrival_resolves_when_a_message_is_sent,
+            arrival_resolves_when_a_lease_runs_out,
+        ]);
+    };
+    (results, $subject:ty) => {
+        $crate::conformance!(@cases results, $subject, [
+            a_published_result_is_read,
+            the_first_result_stands,
+            a_version_outstanding_is_published,
+            a_version_no_longer_outstanding_is_not,
+            an_expired_result_is_absent,
+            elements_are_judged_one_by_one,
+            publication_resolves_when_a_result_is_published,
+        ]);
+    };
+    (vault, $subject:ty) => {
+        $crate::conformance!(@cases vault, $subject, [
+            a_version_is_read_back,
+            another_lane_is_refused,
+            what_is_not_there_is_none,
+            the_first_version_of_a_message_is_found,
+            a_repeated_put_stores_once,
+            history_is_newest_first,
+        ]);
+    };
+    (@cases $suite:ident, $subject:ty, [$($case:ident,)*]) => {
+        mod $suite {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let subject = <$subject as $crate::conformance::Subject>::fresh().await;
+                    $crate::conformance::$suite::$case(&subject).await;
+                }
+            )*
+        }
+    };
+}

@@ -1,0 +1,78 @@
+//! The contracts of [`Directory`] and [`DirectoryAdmin`].
+
+use std::time::Duration;
+
+use keyturn_domain::clock::Clock as _;
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, Directory, DirectoryAdmin};
+
+use super::{Subject, sample};
+
+fn record(n: u8) -> DeviceRecord {
+    DeviceRecord {
+        device_id: sample::device(n),
+        display_name: Some(format!("Lab-{n}")),
+        account_enabled: Some(true),
+        trust_type: Some("AzureAd".to_owned()),
+        alternative_security_ids: vec![AlternativeSecurityId { kind: 2, key: "WAA1ADAAOQA=".to_owned() }],
+        operating_system: None,
+    }
+}
+
+async fn find(directory: &impl Directory, device: DeviceId) -> Vec<DeviceRecord> {
+    directory.look_up(vec![device]).await.remove(0).unwrap().records
+}
+
+/// Known or not, every device gets its answer, in the order asked, with the time of the answer.
+pub async fn answers_come_in_order_and_say_when(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let (engine, clock) = (subject.engine(), subject.clock());
+    engine.put(vec![record(1), record(2)]).await.unwrap();
+    clock.advance(Duration::from_secs(5));
+    let answers = engine.look_up([2, 9, 1].map(sample::device).to_vec()).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert!(answers.iter().all(|answer| answer.answered == clock.now()));
+    let records: Vec<_> = answers.into_iter().map(|answer| answer.records).collect();
+    assert_eq!(records, [vec![record(2)], vec![], vec![record(1)]]);
+}
+
+/// A device has one record, the last one put.
+pub async fn putting_replaces(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let engine = subject.engine();
+    let renamed = DeviceRecord { display_name: Some("Desk-1".to_owned()), ..record(1) };
+    engine.put(vec![record(1)]).await.unwrap();
+    engine.put(vec![renamed.clone()]).await.unwrap();
+    assert_eq!(find(engine, sample::device(1)).await, [renamed]);
+    assert!(engine.named("Lab-1").await.unwrap().is_empty());
+}
+
+/// Enabling and disabling leave the rest of the record as it is.
+pub async fn enabling_changes_one_property(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let engine = subject.engine();
+    engine.put(vec![record(1)]).await.unwrap();
+    assert!(engine.enable(sample::device(1), false).await.unwrap());
+    let disabled = DeviceRecord { account_enabled: Some(false), ..record(1) };
+    assert_eq!(find(engine, sample::device(1)).await, [disabled]);
+    assert!(engine.enable(sample::device(1), true).await.unwrap());
+    assert_eq!(find(engine, sample::device(1)).await, [record(1)]);
+    assert!(!engine.enable(sample::device(2), true).await.unwrap());
+}
+
+/// Pages are in order and do not overlap.
+pub async fn pages_follow_each_other(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let engine = subject.engine();
+    engine.put([3, 1, 2].map(record).to_vec()).await.unwrap();
+    assert_eq!(engine.page(None, 2).await.unwrap(), [record(1), record(2)]);
+    assert_eq!(engine.page(Some(sample::device(2)), 2).await.unwrap(), [record(3)]);
+    assert!(engine.page(Some(sample::device(3)), 2).await.unwrap().is_empty());
+}
+
+/// Names are found whatever their case; devices may share one.
+pub async fn names_are_found_in_any_case(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let engine = subject.engine();
+    let twin = DeviceRecord { display_name: Some("LAB-1".to_owned()), ..record(3) };
+    let nameless = DeviceRecord { display_name: None, ..record(4) };
+    engine.put(vec![record(1), record(2), twin.clone(), nameless]).await.unwrap();
+    assert_eq!(engine.named("lab-1").await.unwrap(), [record(1), twin]);
+    assert!(engine.named("lab").await.unwrap().is_empty());
+    assert!(engine.named("").await.unwrap().is_empty());
+}

@@ -1,0 +1,222 @@
+//! The contracts of [`Ledger`], [`LedgerReader`] and [`LedgerOperator`].
+
+use std::time::Duration;
+
+use keyturn_domain::ids::LaneId;
+use keyturn_domain::lane::Lane;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::ledger::{
+    Commit, Committed, History, Issued, Ledger, LedgerOperator, LedgerReader, Loaded, Stored, Wanted,
+};
+use keyturn_ports::queue::{Queue, QueueName};
+
+use super::{Subject, sample};
+
+fn wanted(of: u8, lane: LaneId, n: u8) -> Wanted {
+    Wanted {
+        device: sample::device(of),
+        lane,
+        request: sample::request(n),
+        mark: sample::mark(n),
+        versions: (1..=9).map(sample::version).collect(),
+    }
+}
+
+async fn load(ledger: &impl Ledger, of: u8, n: u8) -> Loaded {
+    let lane = sample::lane_key(of, 1).id();
+    ledger.load(vec![wanted(of, lane, n)]).await.unwrap().remove(0)
+}
+
+async fn commit(ledger: &impl Ledger, commits: Vec<Commit>) -> Vec<Committed> {
+    ledger.commit(commits).await.unwrap()
+}
+
+fn issued(n: u8) -> Issued {
+    Issued { version: sample::version(n), vault_ref: format!("vault/{n}") }
+}
+
+/// A commit with everything in it.
+fn full(n: u8, lane: Lane, revision: u64) -> Commit {
+    Commit {
+        issued: Some(issued(n)),
+        events: vec![sample::event(1, n)],
+        outbox: vec![(QueueName::Outcomes, sample::message(n))],
+        ..sample::commit(n, lane, revision)
+    }
+}
+
+async fn sent(queue: &impl Queue) -> u64 {
+    queue.depth(QueueName::Outcomes).await.unwrap().total
+}
+
+/// Nothing is known of a device that never spoke.
+pub async fn an_unknown_device_has_nothing(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let loaded = load(subject.engine(), 1, 1).await;
+    assert_eq!(loaded, Loaded { lanes: Vec::new(), issued: [].into(), history: History::Unseen });
+    assert!(subject.engine().lanes(sample::device(1)).await.unwrap().is_empty());
+    assert!(subject.engine().devices(None, 10).await.unwrap().is_empty());
+    assert_eq!(subject.engine().vault_ref(sample::version(1)).await.unwrap(), None);
+}
+
+/// Lane, version, event, memory and outbox come together.
+pub async fn a_commit_is_loaded_whole(subject: &impl Subject<Engine: Ledger + LedgerReader + Queue>) {
+    let engine = subject.engine();
+    let lane = sample::lane_with(1, 1, sample::version(1));
+    assert_eq!(commit(engine, vec![full(1, lane.clone(), 0)]).await, [Committed::Applied]);
+    let loaded = load(engine, 1, 1).await;
+    assert_eq!(loaded.lanes, [Stored { value: lane.clone(), revision: 1 }]);
+    assert_eq!(loaded.issued, [sample::version(1)].into());
+    assert_eq!(loaded.history, History::Done);
+    assert_eq!(engine.lanes(sample::device(1)).await.unwrap(), [lane]);
+    assert_eq!(engine.vault_ref(sample::version(1)).await.unwrap().as_deref(), Some("vault/1"));
+    assert_eq!(engine.timeline(sample::device(1), 10).await.unwrap().len(), 1);
+    let sent = engine.lease(QueueName::Outcomes, 32, Duration::from_mins(1)).await.unwrap();
+    assert_eq!(sent.into_iter().map(|leased| leased.message).collect::<Vec<_>>(), [sample::message(1)]);
+}
+
+/// A commit decided on an old revision leaves no trace: no lane, no version, no event, no message, no memory.
+pub async fn a_stale_revision_changes_nothing(subject: &impl Subject<Engine: Ledger + LedgerReader + Queue>) {
+    let engine = subject.engine();
+    commit(engine, vec![sample::commit(1, sample::lane(1, 1), 0)]).await;
+    for stale in [0, 2, 7] {
+        let lane = sample::lane_with(1, 1, sample::version(2));
+        assert_eq!(commit(engine, vec![full(2, lane, stale)]).await, [Committed::Conflict]);
+    }
+    let unborn = sample::commit(3, sample::lane(2, 1), 1);
+    assert_eq!(commit(engine, vec![unborn]).await, [Committed::Conflict], "a lane begins with revision 0");
+    let loaded = load(engine, 1, 2).await;
+    assert_eq!(loaded.lanes, [Stored { value: sample::lane(1, 1), revision: 1 }]);
+    assert_eq!((loaded.issued.len(), loaded.history), (0, History::Unseen));
+    assert!(engine.timeline(sample::device(1), 10).await.unwrap().is_empty());
+    assert_eq!(sent(engine).await, 0);
+}
+
+/// The same commit again, after an unknown outcome, changes nothing and sends nothing.
+pub async fn a_message_takes_effect_once(subject: &impl Subject<Engine: Ledger + LedgerReader + Queue>) {
+    let engine = subject.engine();
+    let first = full(1, sample::lane(1, 1), 0);
+    assert_eq!(commit(engine, vec![first.clone()]).await, [Committed::Applied]);
+    let again = commit(engine, vec![first.clone(), Commit { lane: None, ..first }]).await;
+    assert_eq!(again, [Committed::Duplicate, Committed::Duplicate]);
+    let lanes = load(engine, 1, 1).await.lanes;
+    assert_eq!(lanes.into_iter().map(|lane| lane.revision).collect::<Vec<_>>(), [1]);
+    assert_eq!(sent(engine).await, 1);
+    assert_eq!(engine.timeline(sample::device(1), 10).await.unwrap().len(), 1);
+}
+
+/// Each names the revision the one before it makes.
+pub async fn commits_of_one_lane_follow_each_other(subject: &impl Subject<Engine: Ledger>) {
+    let engine = subject.engine();
+    let last = sample::lane_with(1, 1, sample::version(3));
+    let chain = vec![
+        sample::commit(1, sample::lane(1, 1), 0),
+        sample::commit(2, sample::lane_with(1, 1, sample::version(2)), 1),
+        sample::commit(3, last.clone(), 2),
+    ];
+    assert_eq!(commit(engine, chain).await, [Committed::Applied; 3]);
+    assert_eq!(load(engine, 1, 1).await.lanes, [Stored { value: last, revision: 3 }]);
+}
+
+/// What stands beside a conflict in the batch takes effect.
+pub async fn a_conflict_stops_only_itself(subject: &impl Subject<Engine: Ledger + Queue>) {
+    let engine = subject.engine();
+    let batch =
+        vec![full(1, sample::lane(1, 1), 0), full(2, sample::lane(1, 1), 0), full(3, sample::lane(2, 1), 0)];
+    let answers = commit(engine, batch).await;
+    assert_eq!(answers, [Committed::Applied, Committed::Conflict, Committed::Applied]);
+    assert_eq!(sent(engine).await, 2);
+}
+
+/// Other bytes under a mark that was used are told apart from a repetition, and take no effect.
+pub async fn a_reused_mark_is_noticed(subject: &impl Subject<Engine: Ledger + Queue>) {
+    let engine = subject.engine();
+    commit(engine, vec![full(1, sample::lane(1, 1), 0)]).await;
+    let forged = Commit { mark: sample::mark(1), ..full(2, sample::lane(1, 1), 1) };
+    assert_eq!(commit(engine, vec![forged]).await, [Committed::Conflict]);
+    let asked = Wanted { mark: sample::mark(1), ..wanted(1, sample::lane_key(1, 1).id(), 2) };
+    let loaded = engine.load(vec![asked]).await.unwrap().remove(0);
+    assert_eq!(loaded.history, History::MarkReused);
+    assert_eq!(sent(engine).await, 1);
+}
+
+/// A version of one lane is unknown to another, even of the same device.
+pub async fn versions_belong_to_their_lane(subject: &impl Subject<Engine: Ledger>) {
+    let engine = subject.engine();
+    commit(engine, vec![full(1, sample::lane(1, 1), 0), full(2, sample::lane(1, 2), 0)]).await;
+    let asked = [1, 2].map(|n| wanted(1, sample::lane_key(1, n).id(), 9));
+    let loaded = engine.load(asked.to_vec()).await.unwrap();
+    let found: Vec<_> =
+        loaded.iter().map(|loaded| loaded.issued.iter().copied().collect::<Vec<_>>()).collect();
+    assert_eq!(found, [[sample::version(1)], [sample::version(2)]]);
+    assert!(loaded.iter().all(|loaded| loaded.lanes.len() == 2), "every lane of the device is loaded");
+}
+
+/// A refusal has events and a message, but no lane.
+pub async fn a_commit_without_a_lane_takes_effect(
+    subject: &impl Subject<Engine: Ledger + LedgerReader + Queue>,
+) {
+    let engine = subject.engine();
+    let refusal = Commit {
+        events: vec![sample::event(1, 1)],
+        outbox: vec![(QueueName::Outcomes, sample::message(1))],
+        ..sample::effect(1)
+    };
+    assert_eq!(commit(engine, vec![refusal.clone()]).await, [Committed::Applied]);
+    assert_eq!(commit(engine, vec![refusal]).await, [Committed::Duplicate]);
+    assert_eq!(sent(engine).await, 1);
+    assert!(engine.lanes(sample::device(1)).await.unwrap().is_empty());
+    assert_eq!(engine.timeline(sample::device(1), 10).await.unwrap().len(), 1);
+}
+
+/// Facts come newest first, of this device only, and as told.
+pub async fn timelines_are_newest_first(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let told = |n, of| Commit { events: vec![sample::event(of, n)], ..sample::effect(n) };
+    commit(engine, vec![told(1, 1), told(2, 1), told(3, 2), told(4, 1)]).await;
+    let events = engine.timeline(sample::device(1), 2).await.unwrap();
+    assert_eq!(events.iter().map(|event| event.request).collect::<Vec<_>>(), [4, 2].map(sample::request));
+    let (newest, as_told) = (events.into_iter().next().unwrap(), sample::event(1, 4));
+    assert_eq!((newest.at, newest.device, newest.what), (as_told.at, as_told.device, as_told.what));
+}
+
+/// Devices come in order and once each, however many lanes they have.
+pub async fn devices_are_paged(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let lanes = [(3, 1), (1, 1), (1, 2), (2, 1)];
+    let commits = (1..).zip(lanes).map(|(n, (of, lane))| sample::commit(n, sample::lane(of, lane), 0));
+    commit(engine, commits.collect()).await;
+    assert_eq!(engine.devices(None, 2).await.unwrap(), [1, 2].map(sample::device));
+    assert_eq!(engine.devices(Some(sample::device(2)), 2).await.unwrap(), [sample::device(3)]);
+}
+
+/// A device is found by what its lanes say now, not by what they said before.
+pub async fn labels_are_found_in_any_case(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let mut moved = sample::lane(2, 1);
+    moved.about.host = sample::lane(1, 1).about.host;
+    commit(engine, vec![sample::commit(1, sample::lane(1, 1), 0), sample::commit(2, sample::lane(2, 1), 0)])
+        .await;
+    commit(engine, vec![sample::commit(3, moved, 1)]).await;
+    assert_eq!(engine.labelled("sn-1").await.unwrap(), [sample::device(1)]);
+    assert_eq!(engine.labelled("HOST-1").await.unwrap(), [1, 2].map(sample::device));
+    assert!(engine.labelled("host-2").await.unwrap().is_empty());
+    assert!(engine.labelled("").await.unwrap().is_empty(), "devices without labels share no label");
+}
+
+/// Every open lane is asked, a closed one is not, and a later wish is not replaced by an earlier one.
+pub async fn forcing_reaches_open_lanes(
+    subject: &impl Subject<Engine: Ledger + LedgerReader + LedgerOperator>,
+) {
+    let engine = subject.engine();
+    let closed = Lane { closed: Some(UnixMillis(5)), ..sample::lane(1, 3) };
+    let lanes = [sample::lane(1, 1), sample::lane(1, 2), closed, sample::lane(2, 1)];
+    commit(engine, (1..).zip(lanes).map(|(n, lane)| sample::commit(n, lane, 0)).collect()).await;
+    assert_eq!(engine.force(sample::device(1), UnixMillis(20)).await.unwrap(), 2);
+    assert_eq!(engine.force(sample::device(1), UnixMillis(10)).await.unwrap(), 2);
+    assert_eq!(engine.force(sample::device(9), UnixMillis(10)).await.unwrap(), 0);
+    let lanes = engine.lanes(sample::device(1)).await.unwrap();
+    let asked = |lane: &Lane| lane.closed.is_some() || lane.forced == Some(UnixMillis(20));
+    assert!(lanes.iter().all(asked) && lanes.iter().any(|lane| lane.forced.is_none()));
+    let stale = sample::commit(9, sample::lane(1, 1), 1);
+    assert_eq!(commit(engine, vec![stale]).await, [Committed::Conflict], "a wish is not overwritten unseen");
+}

@@ -1,0 +1,6 @@
+//! What tests of every crate share, and nothing that a release contains.
+
+pub mod clock;
+pub mod entropy;
+
+pub mod conformance;

@@ -1,0 +1,99 @@
+//! Taking a message: parse, verify, stamp, enqueue, 202.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use keyturn_domain::lane::Order;
+use keyturn_ports::intake::{Accepted, Submission};
+use keyturn_ports::queue::NewMessage;
+use keyturn_schemas::envelope::{Envelope, Stamped, TraceParent};
+use keyturn_schemas::message::{MessageKind, SignedMessage, VerifiedMessage};
+use tracing::{info, warn};
+
+use crate::api::Ingress;
+use crate::body;
+use crate::refusal::Refusal;
+
+/// How soon a device may look for its result, in seconds. It may long-poll at once.
+const LOOK_AGAIN: u64 = 1;
+
+/// `POST /v1/requests`, `/v1/reports` and `/v1/events`.
+pub(crate) async fn submit(ingress: Arc<Ingress>, kind: MessageKind, request: Request) -> Result<Response, Refusal> {
+    let text = body::read(request, ingress.settings.limits).await?;
+    let message = verify(text, kind).await?;
+    let rid = message.message().rid();
+    let ticket = ingress.keys.tickets.ticket(rid).ok_or(Refusal::Unavailable)?;
+    let common = message.message().claims().common();
+    if common.aud != ingress.settings.deployment {
+        return Err(Refusal::Audience);
+    }
+    let received = ingress.clock.now();
+    let nonce = common.nonce;
+    if !ingress.keys.nonces.is_fresh(&nonce, received, ingress.settings.freshness.nonce_ttl) {
+        // The same bytes may come again, however late: the agent never learned that they had arrived.
+        let genuine = ingress.keys.nonces.holds(&nonce);
+        let known = genuine && ingress.ports.intake.knows(nonce.issued(), rid).await.unwrap_or(false);
+        let fresh = || ingress.nonce().map_or(Refusal::Unavailable, Refusal::Nonce);
+        return if known { Ok(accepted(&ticket)) } else { Err(fresh()) };
+    }
+    if ingress.load.is_over().await {
+        return Err(Refusal::Unavailable);
+    }
+    let order = Order { received, nonce: nonce.issued() };
+    enqueue(&ingress, message, order).await?;
+    Ok(accepted(&ticket))
+}
+
+/// Parses and verifies off the async threads: an RSA signature costs some twenty microseconds.
+async fn verify(text: String, kind: MessageKind) -> Result<VerifiedMessage, Refusal> {
+    let verifying = tokio::task::spawn_blocking(move || {
+        let message = SignedMessage::parse(text).map_err(|error| Refusal::Malformed(error.to_string()))?;
+        if message.claims().kind() != kind {
+            return Err(Refusal::Malformed("this path takes another kind of message".to_owned()));
+        }
+        message.verify().map_err(|_| Refusal::Signature)
+    });
+    verifying.await.unwrap_or(Err(Refusal::Unavailable))
+}
+
+async fn enqueue(ingress: &Ingress, message: VerifiedMessage, order: Order) -> Result<(), Refusal> {
+    let (rid, device) = (message.message().rid(), message.message().claims().common().device_id);
+    let stamp = ingress.keys.stamps.stamp(rid, order, &ingress.settings.name).ok_or(Refusal::Unavailable)?;
+    let trace = TraceParent::draw(&*ingress.entropy);
+    let data = Stamped { jws: message.message().text().to_owned(), stamp };
+    let body = Envelope::new(rid, device, "ingress", order.received, trace, data).to_json();
+    let submission = Submission { nonce: order.nonce, message: NewMessage { request: rid, device, body } };
+    match ingress.ports.intake.accept(vec![submission]).await.as_deref() {
+        Ok([Accepted::New]) => {
+            info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "message is accepted");
+            metrics::counter!("keyturn_accepted_total", "outcome" => "new").increment(1);
+            Ok(())
+        }
+        Ok([Accepted::Known]) => {
+            metrics::counter!("keyturn_accepted_total", "outcome" => "known").increment(1);
+            Ok(())
+        }
+        Ok(_) => Err(Refusal::Unavailable),
+        Err(error) => {
+            warn!(request.id = %rid, device.id = %device, error = %error, "message could not be enqueued");
+            Err(Refusal::Unavailable)
+        }
+    }
+}
+
+fn accepted(ticket: &str) -> Response {
+    let location = HeaderValue::from_str(&format!("/v1/requests/{ticket}")).unwrap_or(HeaderValue::from_static(""));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::LOCATION, location),
+        (header::RETRY_AFTER, HeaderValue::from(LOOK_AGAIN)),
+    ];
+    (StatusCode::ACCEPTED, headers, serde_json::json!({ "ticket": ticket }).to_string()).into_response()
+}
+
+/// The answer to a poll whose result is not there yet: the same as to the message itself.
+pub(crate) fn pending(ticket: &str) -> Response {
+    accepted(ticket)
+}

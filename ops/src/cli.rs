@@ -1,0 +1,192 @@
+//! What can be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Rotates the local administrator password of every cloud-managed device.
+#[derive(Debug, Parser)]
+#[command(name = "keyturn", version, about, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// The configuration file of the deployment.
+    #[arg(long, global = true, env = "KEYTURN_CONFIG", default_value = "keyturn-data/keyturn.toml")]
+    pub(crate) config: PathBuf,
+    /// How to print what was asked for.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new deployment: keys, root, key set, configuration and an empty database.
+    Init(Init),
+    /// Run all roles in one process.
+    Up(Up),
+    /// Devices of the embedded directory, and what is known of them.
+    #[command(subcommand)]
+    Device(Device),
+    /// Show the passwords a device may have now. Recorded in the audit before anything is shown.
+    Reveal(Reveal),
+    /// How full the queues are.
+    Queues,
+    /// Messages that were given up on.
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Who looked and who commanded.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(Config),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The folder to make it in. It must not exist yet, or be empty.
+    #[arg(default_value = "keyturn-data")]
+    pub(crate) folder: PathBuf,
+    /// The deployment's name: 1 to 64 characters of a-z 0-9 - . It cannot be changed later.
+    #[arg(long)]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Run a fresh throw-away deployment with this many simulated devices.
+    #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u16).range(4..=2000))]
+    pub(crate) demo: Option<u16>,
+    /// With --demo: end when every device has settled, twice.
+    #[arg(long, requires = "demo")]
+    pub(crate) until_settled: bool,
+    /// With --demo: keep the deployment in this folder, which must be new. A temporary one is used otherwise.
+    #[arg(long, requires = "demo")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Where devices connect, instead of the configuration's ingress.listen.
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// What to log, instead of the configuration's logs.level.
+    #[arg(long)]
+    pub(crate) log_level: Option<String>,
+    /// Serve devices on an address other than loopback although every key is in this one process.
+    #[arg(long)]
+    pub(crate) danger_serve_beyond_loopback: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Add one device by its registration certificate.
+    Add {
+        /// The certificate, PEM or DER. Its common name is the device id.
+        #[arg(long)]
+        cert: PathBuf,
+        /// The name people know it by.
+        #[arg(long)]
+        name: String,
+        /// How it is joined: AzureAd, ServerAd or Workplace.
+        #[arg(long, default_value = "AzureAd")]
+        join: String,
+    },
+    /// Add or replace devices from an export of Microsoft Graph's /devices.
+    Import {
+        /// JSON: {"value": [...]} as Graph answers, or the list alone.
+        file: PathBuf,
+    },
+    /// List devices.
+    List,
+    /// Show what is known of a device.
+    Show(Which),
+    /// Let a device rotate no more.
+    Disable(Which),
+    /// Let a device rotate again.
+    Enable(Which),
+    /// Ask for a new password at the device's next check-in, however far off that is.
+    RotateNow {
+        /// The device: its id, its name in the directory, or its serial number.
+        device: String,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The device: its id, its name in the directory, or its serial number.
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reveal {
+    /// The device: its id, its name in the directory, or its serial number.
+    pub(crate) device: String,
+    /// Why, for the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List them, newest first.
+    List {
+        /// Only those of this queue: requests, findings or outcomes.
+        #[arg(long)]
+        queue: Option<String>,
+        /// At most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one, with its attempts. The device's message is shown without its signature.
+    Show {
+        /// Its number.
+        id: u64,
+    },
+    /// Put them back on their way: at the validator, with every check made again.
+    Replay {
+        /// Their numbers.
+        #[arg(required = true)]
+        ids: Vec<u64>,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// The last rows, newest first.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Check that no row was changed, added or taken out.
+    Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Check the configuration and the keys, and tell what is wrong with which line.
+    Check,
+    /// Print the values in effect.
+    Print,
+    /// Print a documented configuration with every setting at its default.
+    Template,
+}
+
+/// Reads the command line; says what is wrong with it and exits with 2 if something is.
+pub(crate) fn parse() -> Arguments {
+    Arguments::parse()
+}

@@ -1,0 +1,48 @@
+//! `keyturn audit`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use keyturn_ports::audit::{Action, Row, Verified};
+
+use super::Deployment;
+use crate::cli::{Audit, Output};
+use crate::output;
+
+pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<ExitCode> {
+    let audit = deployment.engines.audit();
+    match command {
+        Audit::List { limit } => list(deployment, &audit.recent(*limit).await?)?,
+        Audit::Verify => return verify(deployment, &audit.verify().await?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
+    let cells = rows.iter().map(|Row { seq, row, .. }| {
+        let device = row.device.map(|device| device.to_string()).unwrap_or_default();
+        let action = word(row.action).to_owned();
+        [seq.to_string(), output::when(row.at), row.actor.clone(), action, device, row.reason.clone(), row.detail.clone()]
+    });
+    output::table(deployment.output, ["#", "WHEN", "WHO", "WHAT", "DEVICE", "REASON", "DETAIL"], cells, &rows)
+}
+
+fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
+    match (deployment.output, verified) {
+        (Output::Json, _) => output::json(verified)?,
+        (Output::Text, Verified::Intact { rows }) => println!("{rows} rows, the chain is whole"),
+        (Output::Text, Verified::Broken { seq }) => {
+            println!("row {seq} does not follow from the one before it: it or its neighbour was changed");
+        }
+    }
+    Ok(if matches!(verified, Verified::Intact { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::SecretGet => "password revealed",
+        Action::RotationForced => "rotation asked for",
+        Action::DirectoryChanged => "directory changed",
+        Action::DeadLettersReplayed => "dead letters replayed",
+    }
+}

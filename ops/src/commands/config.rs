@@ -1,0 +1,44 @@
+//! `keyturn config`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use keyturn_service::config::Config as Loaded;
+use keyturn_service::keys::{KeyError, KeyStore};
+
+use crate::cli::{Arguments, Config};
+
+pub(super) fn run(arguments: &Arguments, command: &Config) -> Result<ExitCode> {
+    match command {
+        Config::Template => println!("{}", Loaded::template()),
+        Config::Print => println!("{:#?}", Loaded::load(&arguments.config)?.sections),
+        Config::Check => return Ok(check(&Loaded::load(&arguments.config)?)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells every problem, not the first alone.
+fn check(config: &Loaded) -> ExitCode {
+    let keys = KeyStore::new(config.sections.data.keys.clone());
+    let checks: [(&str, Result<(), KeyError>); 7] = [
+        ("nonce", keys.nonces().map(drop)),
+        ("stamp", keys.stamps().map(drop)),
+        ("ticket", keys.tickets().map(drop)),
+        ("finding", keys.findings().map(drop)),
+        ("signing", keys.signing().map(drop)),
+        ("vault", keys.vault().map(drop)),
+        ("key set", keys.key_set().map(drop)),
+    ];
+    println!("ok      configuration  passwords have {:.0} bits", config.passwords.entropy_bits());
+    let mut problems = 0;
+    for (name, checked) in checks {
+        match checked {
+            Ok(()) => println!("ok      key            {name}"),
+            Err(error) => {
+                problems += 1;
+                println!("failed  key            {name}: {error}");
+            }
+        }
+    }
+    if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

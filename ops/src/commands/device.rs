@@ -1,0 +1,133 @@
+//! `keyturn device`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use keyturn_domain::join_type::JoinTypes;
+use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord};
+use keyturn_schemas::certificate::DeviceCertificate;
+use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde::Deserialize;
+
+use super::{Deployment, show};
+use crate::cli::Device;
+use crate::failure::Failure;
+use crate::resolve::{self, Named};
+use crate::{operator, output};
+
+pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
+    match command {
+        Device::Add { cert, name, join } => add(deployment, cert, name, join).await,
+        Device::Import { file } => import(deployment, file).await,
+        Device::List => show::list(deployment).await,
+        Device::Show(which) => show::one(deployment, &resolve::device(&deployment.engines, &which.device).await?).await,
+        Device::Disable(which) => enable(deployment, &which.device, false).await,
+        Device::Enable(which) => enable(deployment, &which.device, true).await,
+        Device::RotateNow { device, reason } => rotate_now(deployment, device, reason).await,
+    }
+}
+
+async fn add(deployment: &Deployment, cert: &Path, name: &str, join: &str) -> Result<()> {
+    JoinTypes::parse([join]).context("--join")?;
+    let file = fs::read(cert).with_context(|| format!("{}: cannot be read", cert.display()))?;
+    let der = CertificateDer::from_pem_slice(&file).map_or(file.clone(), |certificate| certificate.to_vec());
+    let certificate = DeviceCertificate::from_der(&der).with_context(|| cert.display().to_string())?;
+    let record = record(&certificate, name, join)
+        .with_context(|| format!("{}: its common name is not a device id", cert.display()))?;
+    let device = record.device_id;
+    put(deployment, vec![record], &format!("added {name}")).await?;
+    eprintln!("{name} ({device}) is in the directory.");
+    Ok(())
+}
+
+/// The record of a device that registered with this certificate.
+pub(crate) fn record(certificate: &DeviceCertificate, name: &str, join: &str) -> Option<DeviceRecord> {
+    let key = RegisteredKey { thumbprint: certificate.thumbprint(), key_hash: certificate.key_hash() };
+    Some(DeviceRecord {
+        device_id: certificate.common_name()?,
+        display_name: Some(name.to_owned()),
+        account_enabled: Some(true),
+        trust_type: Some(join.to_owned()),
+        alternative_security_ids: vec![AlternativeSecurityId { kind: DEVICE_KEY, key: key.encode() }],
+        operating_system: None,
+    })
+}
+
+async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Export {
+        Page { value: Vec<serde_json::Value> },
+        List(Vec<serde_json::Value>),
+    }
+    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let export: Export = serde_json::from_str(&text)
+        .with_context(|| format!("{}: neither {{\"value\": [...]}} nor a list of devices", file.display()))?;
+    let (Export::Page { value: devices } | Export::List(devices)) = export;
+    let read = |(at, device): (usize, serde_json::Value)| {
+        serde_json::from_value::<DeviceRecord>(device)
+            .with_context(|| format!("{}: device {} of the list; nothing was imported", file.display(), at + 1))
+    };
+    let records = devices.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+    if records.is_empty() {
+        bail!("{}: there is no device in it", file.display());
+    }
+    let count = records.len();
+    put(deployment, records, &format!("imported {count} devices from {}", file.display())).await?;
+    eprintln!("{count} devices are in the directory.");
+    Ok(())
+}
+
+async fn put(deployment: &Deployment, records: Vec<DeviceRecord>, detail: &str) -> Result<()> {
+    let device = records.first().filter(|_| records.len() == 1).map(|record| record.device_id);
+    record_command(deployment, Action::DirectoryChanged, device, "", detail).await?;
+    Ok(deployment.engines.directory_admin().put(records).await?)
+}
+
+async fn enable(deployment: &Deployment, device: &str, enabled: bool) -> Result<()> {
+    let named = resolve::device(&deployment.engines, device).await?;
+    let word = if enabled { "enabled" } else { "disabled" };
+    record_command(deployment, Action::DirectoryChanged, Some(named.id), "", word).await?;
+    if !deployment.engines.directory_admin().enable(named.id, enabled).await? {
+        return Err(Failure::NotFound(format!("{}: the directory has no record of it", named.title())).into());
+    }
+    eprintln!("{} is {word}.", named.title());
+    Ok(())
+}
+
+async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
+    let named: Named = resolve::device(&deployment.engines, device).await?;
+    if reason.trim().is_empty() {
+        bail!("--reason must say why: the audit keeps it");
+    }
+    record_command(deployment, Action::RotationForced, Some(named.id), reason, "").await?;
+    let lanes = deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
+    match lanes {
+        0 => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
+        _ => eprintln!("{} rotates at its next check-in.", named.title()),
+    }
+    Ok(())
+}
+
+async fn record_command(
+    deployment: &Deployment,
+    action: Action,
+    device: Option<keyturn_domain::ids::DeviceId>,
+    reason: &str,
+    detail: &str,
+) -> Result<()> {
+    let row = NewRow {
+        at: deployment.engines.clock().now(),
+        actor: operator::name(),
+        action,
+        device,
+        reason: reason.to_owned(),
+        detail: output::printable(detail.to_owned()),
+    };
+    deployment.engines.audit().append(row).await.context("the command could not be recorded, so nothing was done")?;
+    Ok(())
+}

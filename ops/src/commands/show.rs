@@ -1,0 +1,114 @@
+//! `keyturn device list` and `device show`: what is known of devices, in words. No password, ever.
+
+use anyhow::Result;
+use keyturn_domain::lane::{Lane, LaneEvent, Standing};
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::directory::DeviceRecord;
+use keyturn_ports::ledger::{Event, Happening};
+use serde_json::json;
+
+use super::Deployment;
+use crate::cli::Output;
+use crate::output;
+use crate::resolve::Named;
+
+/// Records read at once.
+const PAGE: usize = 500;
+/// Facts of the timeline shown.
+const TIMELINE: usize = 20;
+
+pub(super) async fn list(deployment: &Deployment) -> Result<()> {
+    let (directory, ledger) = (deployment.engines.directory(), deployment.engines.ledger_reader());
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let page = directory.page(after, PAGE).await?;
+        for record in &page {
+            rows.push((record.clone(), ledger.lanes(record.device_id).await?));
+        }
+        after = page.last().map(|record| record.device_id);
+        if page.len() < PAGE {
+            break;
+        }
+    }
+    let cells = rows.iter().map(|(record, lanes)| {
+        let enabled = if record.account_enabled == Some(true) { "yes" } else { "no" };
+        let name = record.display_name.clone().unwrap_or_default();
+        [name, record.device_id.to_string(), enabled.to_owned(), state(lanes)]
+    });
+    let value: Vec<_> =
+        rows.iter().map(|(record, lanes)| json!({ "device": record, "state": state(lanes) })).collect();
+    output::table(deployment.output, ["NAME", "DEVICE", "ENABLED", "PASSWORD"], cells, &value)
+}
+
+pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
+    let ledger = deployment.engines.ledger_reader();
+    let lanes = ledger.lanes(named.id).await?;
+    let timeline = ledger.timeline(named.id, TIMELINE).await?;
+    if deployment.output == Output::Json {
+        return output::json(&json!({ "device": named.record, "lanes": lanes, "timeline": timeline }));
+    }
+    println!("{}", named.title());
+    println!("  {}", about(named.record.as_ref()));
+    for lane in &lanes {
+        println!("  account {} on host {}, serial {}", lane.about.account_name, lane.about.host, lane.about.serial);
+        for candidate in lane.candidates() {
+            println!("    version {}  {}", candidate.version, standing(candidate.standing));
+        }
+        if let Some(asked) = lane.forced {
+            println!("    a rotation was asked for at {}", output::when(asked));
+        }
+        if let Some(until) = lane.held_until {
+            println!("    held until {}", output::when(until));
+        }
+    }
+    for event in &timeline {
+        println!("  {}  {}", output::when(event.at), output::printable(tell(event)));
+    }
+    Ok(())
+}
+
+fn about(record: Option<&DeviceRecord>) -> String {
+    let Some(record) = record else { return "not in the directory".to_owned() };
+    let enabled = if record.account_enabled == Some(true) { "enabled" } else { "disabled: it may not rotate" };
+    format!("{enabled}, joined as {}", record.trust_type.as_deref().unwrap_or("nothing"))
+}
+
+/// The state of a device's password in a few words.
+pub(crate) fn state(lanes: &[Lane]) -> String {
+    let open = || lanes.iter().filter(|lane| lane.closed.is_none());
+    let latest = |at: fn(&Lane) -> Option<UnixMillis>| open().filter_map(at).max();
+    let confirmed = latest(|lane| lane.confirmed.map(|dated| dated.at));
+    let pending = latest(|lane| lane.outstanding.map(|dated| dated.at));
+    match (confirmed, pending) {
+        (Some(at), None) => format!("confirmed {}", output::when(at)),
+        (Some(_), Some(at)) => format!("confirmed, the next pending since {}", output::when(at)),
+        (None, Some(at)) => format!("pending since {}", output::when(at)),
+        (None, None) => "none yet".to_owned(),
+    }
+}
+
+fn standing(standing: Standing) -> String {
+    match standing {
+        Standing::Confirmed { at } => format!("confirmed {}", output::when(at)),
+        Standing::Pending { at } => format!("pending since {}", output::when(at)),
+        Standing::InDoubt => "in doubt".to_owned(),
+    }
+}
+
+fn tell(event: &Event) -> String {
+    match &event.what {
+        Happening::Lane { event: LaneEvent::LaneOpened, .. } => "first heard of".to_owned(),
+        Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
+            format!("password {version} made ({reason:?}), in the vault and on its way").to_lowercase().replace(&version.to_string().to_lowercase(), &version.to_string())
+        }
+        Happening::Lane { event: LaneEvent::PasswordConfirmed { version }, .. } => {
+            format!("the device confirmed password {version}")
+        }
+        Happening::Lane { event: LaneEvent::PasswordRefused { version }, .. } => {
+            format!("the device's operating system refused password {version}")
+        }
+        Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => format!("alarm: {alarm:?}"),
+        Happening::RequestRefused { code } => format!("a message was refused: {code}, see docs/errors/{code}.md"),
+        Happening::Client { result, message } => format!("the device says: {result} {message}"),
+    }
+}

@@ -1,0 +1,48 @@
+//! `keyturn up`: all roles in one process.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use keyturn_service::config::Config;
+use keyturn_service::{shell, telemetry};
+use tracing::info;
+
+use crate::cli::{Arguments, Up};
+use crate::roles::Roles;
+use crate::demo;
+
+pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
+    if let Some(devices) = up.demo {
+        return demo::run(devices, up).await;
+    }
+    let mut config = Config::load(&arguments.config)?;
+    if let Some(listen) = up.listen {
+        config.sections.ingress.listen = listen;
+    }
+    if let Some(level) = &up.log_level {
+        config.sections.logs.level.clone_from(level);
+    }
+    let listen = config.sections.ingress.listen;
+    if !listen.ip().is_loopback() && !up.danger_serve_beyond_loopback {
+        bail!(
+            "{listen}: all roles in one process serve loopback only, because every key is in it; run the roles as \
+             separate users, or add --danger-serve-beyond-loopback"
+        );
+    }
+    telemetry::start_logs(&config.sections.logs)?;
+    let host = shell::host(config)?;
+    shell::stop_on_signals(host.stop.clone())?;
+    let health = host.config.sections.health.all.clone();
+    let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
+    let roles = Roles::new(host.clone());
+    let workers = roles.work()?;
+    let (address, serving) = roles.serve().await?;
+    info!(address = %address, health, "all roles are up");
+    serving.await??;
+    host.stop.cancel();
+    for worker in workers {
+        worker.await?;
+    }
+    answering.await?;
+    Ok(ExitCode::SUCCESS)
+}

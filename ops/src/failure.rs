@@ -1,0 +1,28 @@
+//! How a command fails: one line on stderr with the mend, and an exit code that scripts can go by.
+
+use std::process::ExitCode;
+
+/// A failure with an exit code of its own. Everything else is 1.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Exit code 3.
+    #[error("{0}")]
+    NotFound(String),
+    /// Exit code 5: what was named is not, or no longer, what it was taken for.
+    #[error("{0}")]
+    Conflict(String),
+    /// Exit code 6: some of it worked.
+    #[error("{0}")]
+    Partial(String),
+}
+
+/// Tells the error and its causes.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("keyturn: {error:#}");
+    ExitCode::from(match error.downcast_ref::<Failure>() {
+        Some(Failure::NotFound(_)) => 3,
+        Some(Failure::Conflict(_)) => 5,
+        Some(Failure::Partial(_)) => 6,
+        None => 1,
+    })
+}

@@ -1,0 +1,132 @@
+//! All roles in one process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use keyturn_ingress::Ingress;
+use keyturn_notifier::Notifier;
+use keyturn_ports::vault::Vault;
+use keyturn_rotator::Rotator;
+use keyturn_service::host::Host;
+use keyturn_service::keys::KeyError;
+use keyturn_service::queues::QueueName;
+use keyturn_service::shell::StartError;
+use keyturn_validator::Validator;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Builds the roles of a host from its configuration, keys and engines.
+#[derive(Clone)]
+pub struct Roles {
+    host: Host,
+}
+
+impl Roles {
+    /// The roles of this host.
+    pub fn new(host: Host) -> Self {
+        Self { host }
+    }
+
+    /// The HTTP edge.
+    pub fn ingress(&self) -> Result<Arc<Ingress>, KeyError> {
+        let (config, keys, engines) = (&self.host.config, &self.host.keys, &self.host.engines);
+        let section = &config.sections.ingress;
+        let settings = keyturn_ingress::Settings {
+            deployment: config.deployment.clone(),
+            name: section.name.clone(),
+            freshness: config.freshness,
+            limits: keyturn_ingress::Limits {
+                body_bytes: section.body_bytes,
+                body_time: section.body_time.0,
+                poll_wait: section.poll_wait.0,
+                polls: section.polls,
+                depth: section.depth,
+            },
+            key_set: keys.key_set()?,
+        };
+        let keys =
+            keyturn_ingress::Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
+        let ports = keyturn_ingress::Ports {
+            intake: engines.intake(),
+            queue: engines.queue(),
+            results: engines.result_reader(),
+        };
+        Ok(Ingress::new(settings, keys, ports, engines.clock(), engines.entropy()))
+    }
+
+    /// The validator.
+    pub fn validator(&self) -> Result<Validator, KeyError> {
+        let (config, keys, engines) = (&self.host.config, &self.host.keys, &self.host.engines);
+        let settings = keyturn_validator::Settings {
+            deployment: config.deployment.clone(),
+            join_types: config.join_types,
+            freshness: config.freshness,
+        };
+        let keys =
+            keyturn_validator::Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? };
+        Ok(Validator::new(settings, keys, engines.directory(), engines.clock()))
+    }
+
+    /// The rotator, on the deployment's vault.
+    pub fn rotator(&self) -> Result<Rotator, KeyError> {
+        self.rotator_on(self.host.engines.vault(self.host.keys.vault()?))
+    }
+
+    /// The rotator, on a vault of the caller's.
+    pub fn rotator_on(&self, vault: Arc<dyn Vault>) -> Result<Rotator, KeyError> {
+        let (config, keys, engines) = (&self.host.config, &self.host.keys, &self.host.engines);
+        let settings = keyturn_rotator::Settings {
+            deployment: config.deployment.clone(),
+            rotation: config.rotation.clone(),
+            passwords: config.passwords.clone(),
+            freshness: config.freshness,
+            finding_max_age: config.sections.trust.finding_max_age.0,
+            result_ttl: config.sections.rotation.result_ttl.0,
+        };
+        let keys = keyturn_rotator::Keys {
+            nonces: keys.nonces()?,
+            stamps: keys.stamps()?,
+            findings: keys.findings()?,
+            signing: Arc::new(keys.signing()?),
+        };
+        let ports = keyturn_rotator::Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault };
+        Ok(Rotator::new(settings, keys, ports, engines.clock(), engines.entropy()))
+    }
+
+    /// The notifier.
+    pub fn notifier(&self) -> Notifier {
+        Notifier::new(self.host.engines.result_writer())
+    }
+
+    /// Serves devices in the background. Returns the address and the server's task.
+    pub async fn serve(&self) -> Result<(SocketAddr, JoinHandle<Result<(), StartError>>), StartError> {
+        let (router, host) = (self.ingress()?.router(), self.host.clone());
+        let (tell, told) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            host.serve(router, |address| {
+                // Nobody waits for the address if the caller gave up.
+                let _ = tell.send(address);
+            })
+            .await
+        });
+        match told.await {
+            Ok(address) => Ok((address, serving)),
+            Err(_) => match serving.await {
+                Ok(Err(error)) => Err(error),
+                _ => Err(StartError::System(std::io::Error::other("the server ended before it listened"))),
+            },
+        }
+    }
+
+    /// Runs the workers of all roles in the background.
+    pub fn work(&self) -> Result<Vec<JoinHandle<()>>, KeyError> {
+        let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
+        let hosts = [self.host.clone(), self.host.clone(), self.host.clone()];
+        let [one, two, three] = hosts;
+        Ok(vec![
+            tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
+            tokio::spawn(async move { two.work(QueueName::Findings, rotator).await }),
+            tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
+        ])
+    }
+}

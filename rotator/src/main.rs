@@ -1,0 +1,32 @@
+//! `keyturn-rotator`: a worker on `findings`, as a process of its own. It listens nowhere.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use keyturn_rotator::{Keys, Ports, Rotator, Settings};
+use keyturn_service::queues::QueueName;
+
+fn main() -> ExitCode {
+    keyturn_service::shell::run("rotator", async |host| {
+        let (config, keys, engines) = (&host.config, &host.keys, &host.engines);
+        let settings = Settings {
+            deployment: config.deployment.clone(),
+            rotation: config.rotation.clone(),
+            passwords: config.passwords.clone(),
+            freshness: config.freshness,
+            finding_max_age: config.sections.trust.finding_max_age.0,
+            result_ttl: config.sections.rotation.result_ttl.0,
+        };
+        let ports =
+            Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault: engines.vault(keys.vault()?) };
+        let keys = Keys {
+            nonces: keys.nonces()?,
+            stamps: keys.stamps()?,
+            findings: keys.findings()?,
+            signing: Arc::new(keys.signing()?),
+        };
+        let rotator = Rotator::new(settings, keys, ports, engines.clock(), engines.entropy());
+        host.work(QueueName::Findings, rotator).await;
+        Ok(())
+    })
+}

@@ -1,0 +1,253 @@
+//! Keyed seals (HMAC-SHA256, RFC 2104) with key rings of at most two live keys.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The number of a key within its ring, 1 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("minimum" = 1)))]
+pub struct KeyId(pub u8);
+
+/// A MAC as it is written: the full 32 bytes, base64url.
+pub(crate) type Mac = [u8; 32];
+
+/// The keys of one kind: the first one seals, any of them is accepted. Two live at once during a change.
+#[derive(Clone)]
+pub struct KeyRing(Vec<(KeyId, hmac::Key)>);
+
+/// A key ring file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// Not the expected JSON.
+    #[error("it is not a key ring: {0}")]
+    Syntax(String),
+    /// A ring of another kind.
+    #[error("it holds keys for {found}, not for {wanted}")]
+    Kind {
+        /// Its kind.
+        found: String,
+        /// The kind asked for.
+        wanted: &'static str,
+    },
+    /// None, or more than two, or a repeated id.
+    #[error("it must hold one or two keys with different ids from 1 to 255")]
+    Count,
+    /// A key of the wrong size.
+    #[error("key {0} is not base64url of 32 bytes")]
+    Key(u8),
+}
+
+/// A key ring as it lies in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "KeyRingFile"))]
+pub(crate) struct RingFile {
+    kind: String,
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 2)))]
+    keys: Vec<RingKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct RingKey {
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    id: u8,
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Secret"))]
+    secret: Zeroizing<String>,
+}
+
+impl KeyRing {
+    /// A ring of these secrets, the sealing one first.
+    pub fn new(secrets: impl IntoIterator<Item = (KeyId, [u8; 32])>) -> Self {
+        let key = |(id, secret): (KeyId, [u8; 32])| {
+            (id, hmac::Key::new(hmac::HMAC_SHA256, Zeroizing::new(secret).as_slice()))
+        };
+        Self(secrets.into_iter().map(key).collect())
+    }
+
+    /// Reads a ring of this kind from its file's text.
+    pub fn parse(kind: &'static str, text: &str) -> Result<Self, RingError> {
+        Ok(Self::new(parse_secrets(kind, text)?.into_iter().map(|(id, secret)| (id, *secret))))
+    }
+
+    pub(crate) fn seal(&self, parts: &[&[u8]]) -> Option<(KeyId, Mac)> {
+        let (id, key) = self.0.first()?;
+        Some((*id, tag(key, parts)))
+    }
+
+    /// Compares in constant time.
+    pub(crate) fn holds(&self, id: KeyId, parts: &[&[u8]], mac: &[u8]) -> bool {
+        let Some((_, key)) = self.0.iter().find(|(known, _)| *known == id) else { return false };
+        let expected = tag(key, parts);
+        let Some(expected) = expected.get(..mac.len()).filter(|part| part.len() >= 16) else { return false };
+        aws_lc_rs::constant_time::verify_slices_are_equal(expected, mac).is_ok()
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(id, _)| id)).finish()
+    }
+}
+
+/// Writes a ring file.
+pub fn format_secrets(kind: &str, secrets: &[NumberedSecret]) -> Zeroizing<String> {
+    let key = |(id, secret): &NumberedSecret| RingKey {
+        id: id.0,
+        secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_slice())),
+    };
+    let file = RingFile { kind: kind.to_owned(), keys: secrets.iter().map(key).collect() };
+    Zeroizing::new(serde_json::to_string_pretty(&file).unwrap_or_default() + "\n")
+}
+
+/// A key's number and its secret.
+pub type NumberedSecret = (KeyId, Zeroizing<[u8; 32]>);
+
+/// Reads the secrets of a ring file of this kind, the sealing one first.
+pub fn parse_secrets(kind: &'static str, text: &str) -> Result<Vec<NumberedSecret>, RingError> {
+    // The parser's own message may quote the text, and with it a key: say only where it stopped.
+    let file: RingFile = serde_json::from_str(text)
+        .map_err(|error| RingError::Syntax(format!("line {}, column {}", error.line(), error.column())))?;
+    if file.kind != kind {
+        return Err(RingError::Kind { found: file.kind, wanted: kind });
+    }
+    let mut ids: Vec<u8> = file.keys.iter().map(|key| key.id).collect();
+    ids.dedup();
+    if !(1..=2).contains(&file.keys.len()) || ids.len() != file.keys.len() || ids.contains(&0) {
+        return Err(RingError::Count);
+    }
+    file.keys.iter().map(|key| Ok((KeyId(key.id), secret(key)?))).collect()
+}
+
+fn secret(key: &RingKey) -> Result<Zeroizing<[u8; 32]>, RingError> {
+    let bytes =
+        Zeroizing::new(URL_SAFE_NO_PAD.decode(key.secret.as_bytes()).map_err(|_| RingError::Key(key.id))?);
+    bytes.as_slice().try_into().map(Zeroizing::new).map_err(|_| RingError::Key(key.id))
+}
+
+fn tag(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
+    let mut context = hmac::Context::with_key(key);
+    for part in parts {
+        context.update(part);
+    }
+    let mut mac = [0; 32];
+    for (out, byte) in mac.iter_mut().zip(context.sign().as_ref()) {
+        *out = *byte;
+    }
+    mac
+}
+
+/// Serialises a MAC as base64url.
+pub(crate) mod mac_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(mac: &super::Mac, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(mac))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<super::Mac, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("a MAC is 32 bytes"))
+    }
+}
+
+/// Declares the ring of one kind, so that a ring cannot stand where another belongs.
+macro_rules! ring {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(crate::mac::KeyRing);
+
+        impl $name {
+            /// The word for this kind in key files.
+            pub const KIND: &str = $kind;
+
+            /// Wraps a ring of this kind.
+            pub fn new(ring: crate::mac::KeyRing) -> Self {
+                Self(ring)
+            }
+
+            /// Reads the ring from its file's text.
+            pub fn parse(text: &str) -> Result<Self, crate::mac::RingError> {
+                crate::mac::KeyRing::parse(Self::KIND, text).map(Self)
+            }
+        }
+    };
+}
+pub(crate) use ring;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn parse(keys: &str) -> Result<KeyRing, RingError> {
+        KeyRing::parse("stamp", &format!(r#"{{"kind":"stamp","keys":[{keys}]}}"#))
+    }
+
+    fn key(id: u32) -> String {
+        format!(r#"{{"id":{id},"secret":"{SECRET}"}}"#)
+    }
+
+    #[test]
+    fn a_ring_file_holds_one_or_two_keys() {
+        assert!(parse(&key(1)).is_ok() && parse(&format!("{},{}", key(255), key(1))).is_ok());
+        let both = |first, second| format!("{},{}", key(first), key(second));
+        let counts = [String::new(), key(0), both(1, 1), format!("{},{}", both(1, 2), key(3))];
+        for keys in counts {
+            assert!(matches!(parse(&keys), Err(RingError::Count)), "{keys}");
+        }
+        assert!(matches!(parse(&key(256)), Err(RingError::Syntax(_))));
+    }
+
+    #[test]
+    fn a_ring_file_is_of_its_kind_and_form() {
+        let text = format!(r#"{{"kind":"nonce","keys":[{}]}}"#, key(1));
+        assert!(matches!(KeyRing::parse("stamp", &text), Err(RingError::Kind { .. })));
+        for secret in ["", "AAAA", &format!("{SECRET}="), &format!("{}B", &SECRET[1..])] {
+            let keys = format!(r#"{{"id":1,"secret":"{secret}"}}"#);
+            assert!(matches!(parse(&keys), Err(RingError::Key(1))), "{secret}");
+        }
+        let more = format!(r#"{{"id":1,"secret":"{SECRET}","more":1}}"#);
+        assert!(matches!(parse(&more), Err(RingError::Syntax(_))));
+    }
+
+    #[test]
+    fn errors_and_debug_texts_keep_the_secret() {
+        let error = parse(&format!(r#"{{"id":"{SECRET}","secret":1}}"#)).unwrap_err();
+        assert!(!error.to_string().contains("AAAA"), "{error}");
+        assert_eq!(format!("{:?}", parse(&key(1)).unwrap()), "[KeyId(1)]");
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let secrets = [(KeyId(2), Zeroizing::new([2; 32])), (KeyId(1), Zeroizing::new([1; 32]))];
+        assert_eq!(parse_secrets("nonce", &format_secrets("nonce", &secrets)).unwrap(), secrets);
+    }
+
+    #[test]
+    fn short_seals_do_not_hold() {
+        let ring = KeyRing::new([(KeyId(1), [1; 32])]);
+        let (id, mac) = ring.seal(&[b"text"]).unwrap();
+        let lengths: Vec<usize> =
+            (0..=32).filter(|length| ring.holds(id, &[b"text"], &mac[..*length])).collect();
+        assert_eq!(lengths, (16..=32).collect::<Vec<_>>());
+        let long = [mac.as_slice(), &[0]].concat();
+        assert!(!ring.holds(id, &[b"text"], &long) && !ring.holds(KeyId(2), &[b"text"], &mac));
+        assert!(KeyRing::new([]).seal(&[]).is_none());
+    }
+}
