@@ -14,7 +14,7 @@ pub(crate) fn pause(attempt: u32, base: Duration, cap: Duration, entropy: &dyn E
 
 /// `span`, a tenth more or less, so that a fleet installed at one moment spreads out.
 pub(crate) fn spread(span: Duration, entropy: &dyn Entropy) -> Duration {
-    span - span / 10 + share(span / 5, entropy)
+    span.saturating_sub(span / 10) + share(span / 5, entropy)
 }
 
 fn share(span: Duration, entropy: &dyn Entropy) -> Duration {

@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::fmt::Display;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +13,7 @@ use crate::accounts::Accounts;
 use crate::accounts::file::FileAccounts;
 use crate::agent::{Agent, Deps, failure_line};
 use crate::config::{self, AccountConfig, Config};
+use crate::status::Status;
 
 /// Rotates the password of this device's managed account: asks the server for one, sets it, proves it by logging
 /// on, and reports it. The password itself is never shown or stored.
@@ -100,7 +100,9 @@ async fn run(common: &Common) -> Result<Said, Said> {
 }
 
 fn status(common: &Common, output: Output) -> Result<Said, Said> {
-    let status = agent(common)?.status().map_err(|error| Said::failure(failure_line(&error)))?;
+    let Config { settings, account: AccountConfig::File { name, .. } } = load(common)?;
+    let status = Status::read(&settings, name.as_str());
+    let status = status.map_err(|error| Said::failure(failure_line(&error.into())))?;
     let line = match output {
         Output::Text => status.to_string(),
         Output::Json => serde_json::to_string_pretty(&status).unwrap_or_default(),
@@ -121,9 +123,12 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 fn agent(common: &Common) -> Result<Agent, Said> {
-    let setup = |error: &dyn Display| Said::failure(format!("Failed: {error}. code=config"));
-    let Config { settings, account } = Config::load(&common.config).map_err(|error| setup(&error))?;
+    let Config { settings, account } = load(common)?;
     Agent::new(settings, Deps::system(accounts(account))).map_err(|error| Said::failure(failure_line(&error)))
+}
+
+fn load(common: &Common) -> Result<Config, Said> {
+    Config::load(&common.config).map_err(|error| Said::failure(format!("Failed: {error}. code=config")))
 }
 
 fn accounts(account: AccountConfig) -> Arc<dyn Accounts> {

@@ -1,23 +1,20 @@
 //! The device API as the agent speaks it: nonces, messages, tickets, polls. It knows when to try again, and
 //! nothing of what the messages say.
 
+mod read;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_schemas::nonce::Nonce;
-use keyturn_schemas::problem::{self, Problem};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use keyturn_schemas::problem::Problem;
 
 use crate::key_set::KeySets;
 use crate::settings::Timing;
-use crate::transport::{self, Call, JOSE, Reply, Transport};
+use crate::transport::{self, Call, Reply, Transport};
 use crate::{backoff, events};
-
-/// The code of the problem "the nonce is not fresh".
-const STALE_NONCE: &str = "KT-0108";
 
 /// A nonce is good for 300 s at the server; an older one than this is not worth the try.
 const NONCE_AGE: Duration = Duration::from_mins(4);
@@ -117,16 +114,6 @@ pub enum Unusable {
     Busy,
 }
 
-#[derive(Deserialize)]
-struct NonceBody {
-    nonce: Nonce,
-}
-
-#[derive(Deserialize)]
-struct Accepted {
-    ticket: String,
-}
-
 /// What one attempt means for the next.
 enum Attempt<T> {
     Done(T),
@@ -193,7 +180,7 @@ impl Client {
         let wait = wait.min(self.timing.long_poll);
         let call = Call { path: &path, message: None, wait: Some(wait), timeout: wait + POLL_MARGIN };
         let reply = self.exchange(call).await?;
-        Ok(read_poll(reply))
+        Ok(read::poll(reply))
     }
 
     /// A pause before attempt `attempt`, which follows a failure or a busy server.
@@ -207,7 +194,7 @@ impl Client {
             let timeout = self.timing.unknown_post;
             let call = Call { path: endpoint.path(), message: Some(text), wait: None, timeout };
             let outcome = match self.exchange(call).await {
-                Ok(reply) => read_post(&reply)?,
+                Ok(reply) => read::post(&reply)?,
                 Err(error) => Attempt::Again(error.into(), None),
             };
             match outcome {
@@ -240,7 +227,7 @@ impl Client {
     /// One exchange. Nonces and key sets are taken from any answer.
     async fn exchange(&self, call: Call<'_>) -> Result<Reply, transport::Error> {
         let reply = self.transport.exchange(call).await?;
-        if let Some(nonce) = offered_nonce(&reply) {
+        if let Some(nonce) = read::offered_nonce(&reply) {
             self.memory().nonce = Some((nonce, self.clock.monotonic()));
         }
         if let Some(text) = &reply.key_set {
@@ -250,10 +237,10 @@ impl Client {
     }
 
     fn read_nonce(&self, reply: &Reply) -> Attempt<Nonce> {
-        let nonce = self.take_nonce().or_else(|| parse::<NonceBody>(reply).map(|body| body.nonce));
+        let nonce = self.take_nonce().or_else(|| read::nonce(reply));
         match (reply.status, nonce) {
             (200 | 204, Some(nonce)) => Attempt::Done(nonce),
-            _ => again(reply),
+            _ => read::again(reply),
         }
     }
 
@@ -272,55 +259,6 @@ impl Client {
     }
 }
 
-/// 202 with a ticket is a yes, a problem of the 4xx kind a no; anything else leaves the message's fate unknown.
-fn read_post(reply: &Reply) -> Result<Attempt<Ticket>, Error> {
-    match reply.status {
-        202 => Ok(parse::<Accepted>(reply)
-            .and_then(|body| Ticket::parse(body.ticket))
-            .map_or_else(|| again(reply), Attempt::Done)),
-        408 | 429 => Ok(again(reply)),
-        400..=499 => match read_problem(reply) {
-            Some(problem) if problem.code == STALE_NONCE => Err(Error::StaleNonce),
-            Some(problem) => Err(Error::Rejected(Box::new(problem))),
-            None => Ok(again(reply)),
-        },
-        _ => Ok(again(reply)),
-    }
-}
-
-/// The nonce in a header, or in the problem that says that the last one was stale.
-fn offered_nonce(reply: &Reply) -> Option<Nonce> {
-    let header = reply.nonce.as_deref().and_then(|text| text.parse().ok());
-    header.or_else(|| read_problem(reply)?.nonce?.parse().ok())
-}
-
-fn read_poll(reply: Reply) -> Polled {
-    match reply.status {
-        200 if reply.media_type == JOSE => String::from_utf8(reply.body)
-            .map_or(Polled::Odd(200), |text| Polled::Result(text.trim().to_owned())),
-        202 => Polled::Pending(reply.retry_after),
-        403 => read_problem(&reply).map_or(Polled::Odd(403), Polled::Refused),
-        404 | 410 if read_problem(&reply).is_some() => Polled::Gone,
-        429 | 503 => Polled::Busy(reply.retry_after),
-        status => Polled::Odd(status),
-    }
-}
-
-fn again<T>(reply: &Reply) -> Attempt<T> {
-    match reply.status {
-        429 | 503 => Attempt::Again(Unusable::Busy, reply.retry_after),
-        status => Attempt::Again(Unusable::Odd(status), None),
-    }
-}
-
-fn read_problem(reply: &Reply) -> Option<Problem> {
-    serde_json::from_slice(&reply.body).ok().filter(|_| reply.media_type == problem::MEDIA_TYPE)
-}
-
-fn parse<T: DeserializeOwned>(reply: &Reply) -> Option<T> {
-    serde_json::from_slice(&reply.body).ok()
-}
-
 impl Ticket {
     /// A ticket becomes part of an address, so it has to be plain.
     fn parse(text: String) -> Option<Self> {
@@ -334,3 +272,6 @@ impl std::fmt::Debug for Ticket {
         f.write_str("Ticket([redacted])")
     }
 }
+
+#[cfg(test)]
+mod tests;

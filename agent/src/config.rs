@@ -212,10 +212,13 @@ impl TimingSection {
 /// A private key that others on the machine can read is not private.
 fn check_private(path: &Path) -> Result<(), String> {
     let mode = fs::metadata(path).map_err(|error| cannot_read(path, &error))?.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{} can be read by others (mode {mode:03o}); run chmod 600 on it",
+            path.display()
+        ));
     }
-    Err(format!("{} can be read by others (mode {mode:03o}); run chmod 600 on it", path.display()))
+    Ok(())
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {

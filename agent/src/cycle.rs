@@ -5,6 +5,8 @@
 //! before the account is touched; the report comes last and may be lost, because its content rides in the next
 //! request.
 
+mod exchange;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,29 +14,25 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{LaneId, RequestId};
 use keyturn_domain::journal::Journal;
-use keyturn_schemas::claims::{Common, ReportOp};
-use keyturn_schemas::message::Claims;
+use keyturn_schemas::claims::ReportOp;
 use keyturn_schemas::result::{Answer, Code};
 use keyturn_schemas::seal;
 
+use self::exchange::{Sent, Waited};
 use crate::accounts::{Accounts, Found};
-use crate::answer::{Ephemeral, Expected, Offer, Rejection};
+use crate::answer::{Ephemeral, Offer, Rejection};
 use crate::apply::{Applied, Bench};
-use crate::client::{self, Client, Endpoint, Polled, Ticket};
+use crate::client::{self, Client, Endpoint};
 use crate::compose::Speaker;
-use crate::identity::{self, Signed};
 use crate::journal_file::JournalFile;
 use crate::lock::Lock;
 use crate::observer::{Observer, Stage};
 use crate::outcome::Outcome;
 use crate::settings::Settings;
-use crate::{accounts, answer, apply, disk, events, install};
+use crate::{accounts, answer, apply, disk, events, identity, install};
 
 /// How often one run asks anew when the server says that a request is stale or unknown.
 const ASKS: u32 = 4;
-
-/// How often a message is signed anew because its nonce was not fresh any more.
-const SIGNINGS: u32 = 3;
 
 /// Everything a run works with.
 pub(crate) struct Context {
@@ -91,28 +89,11 @@ impl Error {
     }
 }
 
-/// A message the server took.
-struct Sent {
-    rid: RequestId,
-    ticket: Ticket,
-    /// When it was first sent, by the monotonic clock.
-    posted: Duration,
-    /// How long its answer is waited for from then on.
-    wait: Duration,
-}
-
 /// What became of a request.
 enum Asked {
     Anew,
     Done(Outcome),
     Offered(Offer),
-}
-
-/// What waiting for an answer came to.
-enum Waited {
-    Answered(Answer),
-    Refused,
-    Gone,
 }
 
 /// A run under way.
@@ -185,27 +166,7 @@ impl Run {
             Waited::Answered(_) if self.age(&sent) > settings.wait => Ok(Asked::Done(Outcome::Expired)),
             Waited::Answered(answer) => {
                 self.context.observer.reached(Stage::Answered(answer.code));
-                Ok(self.heed(&answer, offer))
-            }
-        }
-    }
-
-    /// What to do about an answer that passed every check.
-    fn heed(&self, answer: &Answer, offer: Option<Offer>) -> Asked {
-        if let Some(offer) = offer {
-            events::version_received(answer.rid, offer.version);
-            return Asked::Offered(offer);
-        }
-        events::nothing_to_set(answer.rid, answer.code);
-        let retry_at = answer.retry_at;
-        match answer.code {
-            Code::NotDue => Asked::Done(Outcome::NotDue { retry_at }),
-            Code::Held => Asked::Done(Outcome::Held { retry_at }),
-            Code::Expired => Asked::Done(Outcome::Expired),
-            Code::Refused => Asked::Done(Outcome::Refused),
-            Code::Stale | Code::Rotate | Code::Recorded => {
-                events::ask_anew("a newer message of this device was known already");
-                Asked::Anew
+                Ok(heed(&answer, offer))
             }
         }
     }
@@ -280,85 +241,25 @@ impl Run {
         };
         self.send(Endpoint::Requests, settings.wait, draft).await
     }
+}
 
-    /// Signs and posts a message, anew if its nonce is not fresh any more. `draft` gives what it says and what
-    /// goes with it.
-    async fn send<T>(
-        &self,
-        endpoint: Endpoint,
-        wait: Duration,
-        draft: impl Fn(Common) -> Result<(Claims, T), Error>,
-    ) -> Result<(Sent, T), Error> {
-        let context = &*self.context;
-        for _ in 0..SIGNINGS {
-            let nonce = context.client.nonce().await?;
-            let common = self.speaker.common(&context.settings, nonce, &*context.clock, &*context.entropy);
-            let (claims, kept) = draft(common)?;
-            let Signed { rid, text } = context.settings.identity.sign(&claims)?;
-            let posted = context.clock.monotonic();
-            match context.client.post(endpoint, &text).await {
-                Ok(ticket) => return Ok((Sent { rid, ticket, posted, wait }, kept)),
-                Err(client::Error::StaleNonce) => {}
-                Err(error) => return Err(error.into()),
-            }
+/// What to do about an answer that passed every check.
+fn heed(answer: &Answer, offer: Option<Offer>) -> Asked {
+    if let Some(offer) = offer {
+        events::version_received(answer.rid, offer.version);
+        return Asked::Offered(offer);
+    }
+    events::nothing_to_set(answer.rid, answer.code);
+    let retry_at = answer.retry_at;
+    match answer.code {
+        Code::NotDue => Asked::Done(Outcome::NotDue { retry_at }),
+        Code::Held => Asked::Done(Outcome::Held { retry_at }),
+        Code::Expired => Asked::Done(Outcome::Expired),
+        Code::Refused => Asked::Done(Outcome::Refused),
+        Code::Stale | Code::Rotate | Code::Recorded => {
+            events::ask_anew("a newer message of this device was known already");
+            Asked::Anew
         }
-        Err(client::Error::StaleNonce.into())
-    }
-
-    /// Polls until a genuine answer that `accept` takes, a refusal, or the end of patience. Answers that cannot
-    /// be trusted are as good as none, and only the first of them is logged.
-    async fn wait_for(
-        &self,
-        sent: &Sent,
-        mut accept: impl FnMut(&Answer) -> Result<(), Rejection>,
-    ) -> Result<Waited, Error> {
-        let client = &self.context.client;
-        let mut failures = 0;
-        let mut warned = false;
-        loop {
-            let left = sent.wait.saturating_sub(self.age(sent));
-            if left.is_zero() {
-                return Err(Error::NoAnswer(sent.wait));
-            }
-            let pause = match client.poll(&sent.ticket, left).await {
-                Ok(Polled::Result(text)) => match self.check(&text, sent.rid, &mut accept) {
-                    Ok(answer) => return Ok(Waited::Answered(answer)),
-                    Err(rejection) => {
-                        if !std::mem::replace(&mut warned, true) {
-                            events::unusable_answer(sent.rid, &rejection);
-                        }
-                        None
-                    }
-                },
-                Ok(Polled::Refused(_)) => return Ok(Waited::Refused),
-                Ok(Polled::Gone) => return Ok(Waited::Gone),
-                Ok(Polled::Pending(after)) => {
-                    failures = 0;
-                    Some(after.unwrap_or_default().max(client.pause(0)))
-                }
-                Ok(Polled::Busy(after)) => after,
-                Ok(Polled::Odd(_)) | Err(_) => None,
-            };
-            failures += 1;
-            tokio::time::sleep(pause.unwrap_or_else(|| client.pause(failures)).min(left)).await;
-        }
-    }
-
-    fn check(
-        &self,
-        text: &str,
-        rid: RequestId,
-        accept: &mut impl FnMut(&Answer) -> Result<(), Rejection>,
-    ) -> Result<Answer, Rejection> {
-        let context = &*self.context;
-        let expected = Expected { deployment: &context.settings.deployment, rid, lane: self.lane };
-        let answer = answer::check(text, expected, &context.client.keys().trusted(context.clock.now()))?;
-        accept(&answer)?;
-        Ok(answer)
-    }
-
-    fn age(&self, sent: &Sent) -> Duration {
-        self.context.clock.monotonic().saturating_sub(sent.posted)
     }
 }
 

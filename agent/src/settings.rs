@@ -67,7 +67,7 @@ pub struct Timing {
     pub report_wait: Duration,
     /// How long a connection may take.
     pub connect: Duration,
-    /// The first pause between attempts; see [`crate::backoff::pause`].
+    /// The first pause between attempts; each one is twice the one before, half of it at random.
     pub retry: Duration,
     /// The longest pause between attempts. A server that asks for a longer one is obeyed by giving up for now.
     pub patience: Duration,

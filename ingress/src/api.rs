@@ -107,7 +107,13 @@ const KEY_SET: HeaderName = HeaderName::from_static(key_set::HEADER);
 
 impl Ingress {
     /// An ingress.
-    pub fn new(settings: Settings, keys: Keys, ports: Ports, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        keys: Keys,
+        ports: Ports,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Arc<Self> {
         let key_set = HeaderValue::from_str(&settings.key_set).unwrap_or(HeaderValue::from_static(""));
         let load = Load::new(Arc::clone(&ports.queue), settings.limits.depth, Arc::clone(&clock));
         let polls = tokio::sync::Semaphore::new(settings.limits.polls);
@@ -118,9 +124,18 @@ impl Ingress {
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/v1/nonce", get(nonce))
-            .route("/v1/requests", post(|State(ingress), request| submit::submit(ingress, MessageKind::Request, request)))
-            .route("/v1/reports", post(|State(ingress), request| submit::submit(ingress, MessageKind::Report, request)))
-            .route("/v1/events", post(|State(ingress), request| submit::submit(ingress, MessageKind::Event, request)))
+            .route(
+                "/v1/requests",
+                post(|State(ingress), request| submit::submit(ingress, MessageKind::Request, request)),
+            )
+            .route(
+                "/v1/reports",
+                post(|State(ingress), request| submit::submit(ingress, MessageKind::Report, request)),
+            )
+            .route(
+                "/v1/events",
+                post(|State(ingress), request| submit::submit(ingress, MessageKind::Event, request)),
+            )
             .route("/v1/requests/{ticket}", get(poll::poll))
             .method_not_allowed_fallback(async || Refusal::Method)
             .fallback(async || Refusal::NoSuchPath)
@@ -140,7 +155,13 @@ async fn nonce(State(ingress): State<Arc<Ingress>>) -> Response {
         Some(nonce) => {
             let body = serde_json::json!({ "nonce": nonce }).to_string();
             let header = HeaderValue::from_str(&nonce).unwrap_or(HeaderValue::from_static(""));
-            ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (REPLAY_NONCE, header)], body)
+            (
+                [
+                    (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                    (REPLAY_NONCE, header),
+                ],
+                body,
+            )
                 .into_response()
         }
         None => Refusal::Unavailable.into_response(),

@@ -15,7 +15,8 @@ pub(crate) async fn read(request: Request, limits: Limits) -> Result<String, Ref
     {
         return Err(Refusal::MediaType);
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > limits.body_bytes) {
         return Err(Refusal::TooLarge(limits.body_bytes));
     }
@@ -28,5 +29,6 @@ pub(crate) async fn read(request: Request, limits: Limits) -> Result<String, Ref
             Refusal::Malformed("the body ended early".to_owned())
         }
     })?;
-    String::from_utf8(body.to_bytes().into()).map_err(|_| Refusal::Malformed("the message is not UTF-8".to_owned()))
+    String::from_utf8(body.to_bytes().into())
+        .map_err(|_| Refusal::Malformed("the message is not UTF-8".to_owned()))
 }

@@ -29,7 +29,8 @@ impl Load {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_look.load(Ordering::Relaxed);
         let next = now.saturating_add(u64::try_from(REFRESH.as_millis()).unwrap_or(u64::MAX));
-        let mine = now >= due && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let mine = now >= due
+            && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if mine && let Ok(depth) = self.queue.depth(QueueName::Requests).await {
             self.full.store(depth.total > self.cap, Ordering::Relaxed);
         }

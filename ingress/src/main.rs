@@ -22,7 +22,8 @@ fn main() -> ExitCode {
             key_set: keys.key_set()?,
         };
         let keys = Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
-        let ports = Ports { intake: engines.intake(), queue: engines.queue(), results: engines.result_reader() };
+        let ports =
+            Ports { intake: engines.intake(), queue: engines.queue(), results: engines.result_reader() };
         let ingress = Ingress::new(settings, keys, ports, engines.clock(), engines.entropy());
         host.serve(ingress.router(), |_| ()).await
     })

@@ -67,7 +67,8 @@ async fn result(ingress: &Ingress, rid: RequestId, wait: Duration) -> Result<Opt
 /// The `wait` of a `Prefer` header (RFC 7240 section 4.3), in seconds.
 fn preferred_wait(headers: &HeaderMap) -> Duration {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let wait = preferences.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix("wait="));
+    let wait =
+        preferences.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix("wait="));
     Duration::from_secs(wait.and_then(|seconds| seconds.parse::<u32>().ok()).unwrap_or(0).into())
 }
 
@@ -78,7 +79,8 @@ fn answered(rid: RequestId, jws: String, headers: &HeaderMap) -> Response {
         return StatusCode::NOT_MODIFIED.into_response();
     }
     let tag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\""));
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/jose")), (header::ETAG, tag)], jws).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/jose")), (header::ETAG, tag)], jws)
+        .into_response()
 }
 
 #[cfg(test)]
@@ -87,10 +89,16 @@ mod tests {
 
     #[test]
     fn the_preferred_wait_is_read_leniently() {
-        for (value, seconds) in
-            [("wait=5", 5), ("respond-async, wait=10", 10), ("wait=", 0), ("wait=-1", 0), ("wait=99999999999", 0), ("x", 0)]
-        {
-            let headers = HeaderMap::from_iter([(header::HeaderName::from_static("prefer"), value.parse().unwrap())]);
+        for (value, seconds) in [
+            ("wait=5", 5),
+            ("respond-async, wait=10", 10),
+            ("wait=", 0),
+            ("wait=-1", 0),
+            ("wait=99999999999", 0),
+            ("x", 0),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(header::HeaderName::from_static("prefer"), value.parse().unwrap())]);
             assert_eq!(preferred_wait(&headers), Duration::from_secs(seconds), "{value}");
         }
     }

@@ -41,7 +41,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 impl Refusal {
     fn problem(&self) -> Problem {
         match self {
-            Self::Malformed(detail) => Problem::new(400, "KT-0101", "The message is malformed").detail(detail),
+            Self::Malformed(detail) => {
+                Problem::new(400, "KT-0101", "The message is malformed").detail(detail)
+            }
             Self::MediaType => Problem::new(415, "KT-0102", "The message must be sent as application/jose"),
             Self::TooLarge(limit) => Problem::new(413, "KT-0103", "The message is too large")
                 .detail(format!("a message has at most {limit} bytes")),
@@ -68,7 +70,12 @@ impl IntoResponse for Refusal {
         metrics::counter!("keyturn_http_refusals_total", "code" => problem.code.clone()).increment(1);
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&problem).unwrap_or_default();
-        let mut response = (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))], body).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 section 15.5.2 asks for a challenge with every 401; ours is a nonce to sign.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Keyturn"));
+        }
         if self == Self::Unavailable {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
         }

@@ -20,7 +20,11 @@ use crate::refusal::Refusal;
 const LOOK_AGAIN: u64 = 1;
 
 /// `POST /v1/requests`, `/v1/reports` and `/v1/events`.
-pub(crate) async fn submit(ingress: Arc<Ingress>, kind: MessageKind, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn submit(
+    ingress: Arc<Ingress>,
+    kind: MessageKind,
+    request: Request,
+) -> Result<Response, Refusal> {
     let text = body::read(request, ingress.settings.limits).await?;
     let message = verify(text, kind).await?;
     let rid = message.message().rid();
@@ -84,7 +88,8 @@ async fn enqueue(ingress: &Ingress, message: VerifiedMessage, order: Order) -> R
 }
 
 fn accepted(ticket: &str) -> Response {
-    let location = HeaderValue::from_str(&format!("/v1/requests/{ticket}")).unwrap_or(HeaderValue::from_static(""));
+    let location =
+        HeaderValue::from_str(&format!("/v1/requests/{ticket}")).unwrap_or(HeaderValue::from_static(""));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::LOCATION, location),

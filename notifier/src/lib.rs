@@ -37,7 +37,9 @@ impl Handler for Notifier {
         };
         let tell = |opened: Result<Envelope<Outcome>, Handled>| match (opened, published.len()) {
             (Err(handled), _) => handled,
-            (Ok(_), 0) => Handled::failed(Failure::Engine("the result store lost count of its answers".to_owned())),
+            (Ok(_), 0) => {
+                Handled::failed(Failure::Engine("the result store lost count of its answers".to_owned()))
+            }
             (Ok(envelope), _) => {
                 published.next().inspect(|published| tell(&envelope, *published));
                 Handled::done()

@@ -1,9 +1,9 @@
 //! One file per noun.
 
-pub(crate) mod dead_letters;
-pub(crate) mod device;
 mod audit;
 mod config;
+pub(crate) mod dead_letters;
+pub(crate) mod device;
 pub(crate) mod init;
 mod queues;
 pub(crate) mod reveal;

@@ -64,7 +64,10 @@ pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
     let host = shell::host(config)?;
     shell::stop_on_signals(host.stop.clone())?;
     let plant = Plant::start(host.clone()).await?;
-    println!("The device API is at http://{}. Making {devices} devices with RSA keys of their own …", plant.address);
+    println!(
+        "The device API is at http://{}. Making {devices} devices with RSA keys of their own …",
+        plant.address
+    );
     let fleet = Fleet::make(devices, folder, plant.address, &host).await?;
     let play = async {
         let story = tokio::time::timeout(STUCK, story(&plant, &fleet)).await;
@@ -89,7 +92,8 @@ fn config(folder: &Path, up: &Up) -> Result<Config> {
     sections.workers.lease = Span(Duration::from_secs(3));
     sections.workers.first_delay = Span(Duration::from_millis(200));
     sections.workers.max_deliveries = 3;
-    sections.logs = Logs { level: up.log_level.clone().unwrap_or_else(|| "info".to_owned()), format: "json".to_owned() };
+    sections.logs =
+        Logs { level: up.log_level.clone().unwrap_or_else(|| "info".to_owned()), format: "json".to_owned() };
     sections.check().map_err(|problems| anyhow::anyhow!("the demo's configuration: {}", problems.join("; ")))
 }
 
@@ -121,15 +125,18 @@ async fn mend(plant: &Plant, fleet: &Fleet) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let error = letter.attempts.last().map(|attempt| attempt.error.clone()).unwrap_or_default();
-    fleet.note(format!(
+    fleet.note(&format!(
         "a message of {} is dead-lettered on «{}» after {} deliveries: {error}",
-        fleet.damaged().name, letter.queue, letter.deliveries
+        fleet.damaged().name,
+        letter.queue,
+        letter.deliveries
     ));
     fleet.mend(plant).await?;
     let actor = operator::name();
-    let moved = dead_letters::replay(&plant.host.engines, &[letter.id], &actor, "record mended (demo)").await?;
+    let moved =
+        dead_letters::replay(&plant.host.engines, &[letter.id], &actor, "record mended (demo)").await?;
     ensure!(moved == [letter.id], "the dead letter was not replayed");
-    fleet.note("its directory record is mended and the dead letter replayed".to_owned());
+    fleet.note("its directory record is mended and the dead letter replayed");
     Ok(())
 }
 

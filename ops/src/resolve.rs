@@ -28,7 +28,10 @@ pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
     if let Ok(id) = DeviceId::parse_any_case(text) {
         let record = record(engines, id).await?;
         if record.is_none() && engines.ledger_reader().lanes(id).await?.is_empty() {
-            return Err(Failure::NotFound(format!("{id}: no such device, neither in the directory nor in the ledger")).into());
+            return Err(Failure::NotFound(format!(
+                "{id}: no such device, neither in the directory nor in the ledger"
+            ))
+            .into());
         }
         return Ok(Named { id, record });
     }
@@ -47,7 +50,8 @@ pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
         (Some(first), Some(second)) => {
             let more: Vec<String> = [first, second].into_iter().chain(ids).map(|id| id.to_string()).collect();
             let list = more.join(", ");
-            Err(Failure::Conflict(format!("«{text}» names several devices: {list}; say which by its id")).into())
+            Err(Failure::Conflict(format!("«{text}» names several devices: {list}; say which by its id"))
+                .into())
         }
     }
 }

@@ -44,8 +44,11 @@ impl Roles {
             },
             key_set: keys.key_set()?,
         };
-        let keys =
-            keyturn_ingress::Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
+        let keys = keyturn_ingress::Keys {
+            nonces: keys.nonces()?,
+            stamps: keys.stamps()?,
+            tickets: keys.tickets()?,
+        };
         let ports = keyturn_ingress::Ports {
             intake: engines.intake(),
             queue: engines.queue(),
@@ -62,8 +65,11 @@ impl Roles {
             join_types: config.join_types,
             freshness: config.freshness,
         };
-        let keys =
-            keyturn_validator::Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? };
+        let keys = keyturn_validator::Keys {
+            nonces: keys.nonces()?,
+            stamps: keys.stamps()?,
+            findings: keys.findings()?,
+        };
         Ok(Validator::new(settings, keys, engines.directory(), engines.clock()))
     }
 
@@ -89,7 +95,8 @@ impl Roles {
             findings: keys.findings()?,
             signing: Arc::new(keys.signing()?),
         };
-        let ports = keyturn_rotator::Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault };
+        let ports =
+            keyturn_rotator::Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault };
         Ok(Rotator::new(settings, keys, ports, engines.clock(), engines.entropy()))
     }
 

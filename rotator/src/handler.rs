@@ -94,7 +94,13 @@ struct Draft {
 
 impl Rotator {
     /// A rotator.
-    pub fn new(settings: Settings, keys: Keys, ports: Ports, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(
+        settings: Settings,
+        keys: Keys,
+        ports: Ports,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
         Self(Arc::new(Inner { settings, keys, ports, clock, entropy }))
     }
 }
@@ -127,7 +133,8 @@ impl Handler for Rotator {
             }
             open = again.into_iter().chain(rest).collect();
         }
-        let contended = || Handled::failed(Failure::Engine("the lane is being changed by other workers".to_owned()));
+        let contended =
+            || Handled::failed(Failure::Engine("the lane is being changed by other workers".to_owned()));
         handled.into_iter().map(|one| one.unwrap_or_else(contended)).collect()
     }
 }
@@ -139,11 +146,14 @@ impl Rotator {
         let judging = tokio::task::spawn_blocking(move || {
             let now = inner.clock.now();
             let Settings { freshness, finding_max_age, .. } = inner.settings;
-            let one = |leased: &Leased| judge(decode::<Found>(leased)?, &inner.keys, freshness, finding_max_age, now);
+            let one = |leased: &Leased| {
+                judge(decode::<Found>(leased)?, &inner.keys, freshness, finding_max_age, now)
+            };
             owned.iter().map(one).collect()
         });
         judging.await.unwrap_or_else(|error| {
-            let failed = || Err(Handled::failed(Failure::Message(format!("reading the batch failed: {error}"))));
+            let failed =
+                || Err(Handled::failed(Failure::Message(format!("reading the batch failed: {error}"))));
             batch.iter().map(|_| failed()).collect()
         })
     }
@@ -160,13 +170,15 @@ fn first_of_each_device(open: Wave) -> (Wave, Wave) {
 impl Inner {
     /// Works off a wave. Returns what is done, and what has to be decided again.
     async fn work(&self, wave: Wave) -> (Vec<(usize, Handled)>, Wave) {
-        let loaded = match self.ports.ledger.load(wave.iter().map(|(_, judged)| plan::wanted(judged)).collect()).await {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let failed = || Handled::failed(Failure::from(&error));
-                return (wave.iter().map(|(at, _)| (*at, failed())).collect(), Vec::new());
-            }
-        };
+        let loaded =
+            match self.ports.ledger.load(wave.iter().map(|(_, judged)| plan::wanted(judged)).collect()).await
+            {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    let failed = || Handled::failed(Failure::from(&error));
+                    return (wave.iter().map(|(at, _)| (*at, failed())).collect(), Vec::new());
+                }
+            };
         let now = self.clock.now();
         let mut done = Vec::with_capacity(wave.len());
         let mut acts = Vec::with_capacity(wave.len());
@@ -175,7 +187,7 @@ impl Inner {
                 Plan::Nothing => done.push((*slot, Handled::done())),
                 Plan::Revalidate => done.push((*slot, revalidate(judged))),
                 Plan::Disown => done.push((*slot, self.disown(judged))),
-                Plan::Act(act) => acts.push((at, act)),
+                Plan::Act(act) => acts.push((at, *act)),
             }
         }
         let (drafts, failed) = self.draft(&wave, acts).await;
@@ -216,11 +228,18 @@ impl Inner {
     }
 
     /// Commits drafts. Returns the slots of those whose lane had changed.
-    async fn commit(&self, wave: &Wave, drafts: Vec<Draft>, done: &mut Vec<(usize, Handled)>) -> BTreeSet<usize> {
+    async fn commit(
+        &self,
+        wave: &Wave,
+        drafts: Vec<Draft>,
+        done: &mut Vec<(usize, Handled)>,
+    ) -> BTreeSet<usize> {
         let mut again = BTreeSet::new();
         let drafts: Vec<(&usize, &Judged, Commit)> = drafts
             .into_iter()
-            .filter_map(|draft| wave.get(draft.at).map(|(slot, judged)| (slot, judged, self.effect(judged, draft))))
+            .filter_map(|draft| {
+                wave.get(draft.at).map(|(slot, judged)| (slot, judged, self.effect(judged, draft)))
+            })
             .collect();
         if drafts.is_empty() {
             return again;
@@ -228,7 +247,9 @@ impl Inner {
         let commits = drafts.iter().map(|(_, _, commit)| commit.clone()).collect();
         match self.ports.ledger.commit(commits).await {
             Err(error) => {
-                done.extend(drafts.iter().map(|(slot, _, _)| (**slot, Handled::failed(Failure::from(&error)))));
+                done.extend(
+                    drafts.iter().map(|(slot, _, _)| (**slot, Handled::failed(Failure::from(&error)))),
+                );
             }
             Ok(committed) => {
                 for ((slot, judged, commit), committed) in drafts.into_iter().zip(committed) {
@@ -302,7 +323,12 @@ fn need(judged: &Judged, act: &Act) -> Option<Need> {
         Answering::Unsigned | Answering::Word(..) => return None,
     };
     let (request, lane) = (plan::request(judged)?, act.lane.as_ref()?);
-    Some(Need { rid: judged.message.message().rid(), lane: lane.value.clone(), epk: request.epk, outstanding })
+    Some(Need {
+        rid: judged.message.message().rid(),
+        lane: lane.value.clone(),
+        epk: request.epk,
+        outstanding,
+    })
 }
 
 /// Back to the validator: the same message and stamp, with a fresh look at the directory to come.
@@ -314,7 +340,8 @@ fn revalidate(judged: &Judged) -> Handled {
 }
 
 fn event_id(rid: &[u8; 32], index: usize) -> EventId {
-    let digest: [u8; 32] = Sha256::new().chain_update(rid).chain_update(index.to_be_bytes()).finalize().into();
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(rid).chain_update(index.to_be_bytes()).finalize().into();
     let mut id = [0; 16];
     id.copy_from_slice(digest.split_at(16).0);
     EventId(id)

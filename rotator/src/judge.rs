@@ -57,7 +57,8 @@ pub(crate) fn judge(
         .map_err(|error| Handled::dead(DeadReason::Undecodable, format!("the device message: {error}")))?;
     let (rid, key) = (message.rid(), message.certificate().key_hash());
     let finding = &envelope.data.finding;
-    let facts = keys.findings.open(finding, rid, key).ok_or_else(|| untrusted("the finding's seal does not hold"))?;
+    let facts =
+        keys.findings.open(finding, rid, key).ok_or_else(|| untrusted("the finding's seal does not hold"))?;
     if rid != envelope.id || message.claims().common().device_id != envelope.subject {
         return Err(untrusted("the envelope names another message or device"));
     }

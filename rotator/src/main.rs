@@ -17,8 +17,11 @@ fn main() -> ExitCode {
             finding_max_age: config.sections.trust.finding_max_age.0,
             result_ttl: config.sections.rotation.result_ttl.0,
         };
-        let ports =
-            Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault: engines.vault(keys.vault()?) };
+        let ports = Ports {
+            ledger: engines.ledger(),
+            reader: engines.ledger_reader(),
+            vault: engines.vault(keys.vault()?),
+        };
         let keys = Keys {
             nonces: keys.nonces()?,
             stamps: keys.stamps()?,

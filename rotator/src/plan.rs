@@ -23,7 +23,7 @@ pub(crate) enum Plan {
     /// Answer, and let the ledger forget it: its mark belongs to another message.
     Disown,
     /// Take effect and answer.
-    Act(Act),
+    Act(Box<Act>),
 }
 
 /// An effect and its answer.
@@ -74,8 +74,8 @@ pub(crate) fn plan(judged: &Judged, loaded: &Loaded, policy: &RotationPolicy, no
         (History::Done, _) => Plan::Nothing,
         (History::MarkReused, _) => Plan::Disown,
         (History::Unseen, Verdict::Revalidate) => Plan::Revalidate,
-        (History::Unseen, Verdict::Refuse(check)) => Plan::Act(refusal(check)),
-        (History::Unseen, Verdict::Note) => Plan::Act(note(judged)),
+        (History::Unseen, Verdict::Refuse(check)) => Plan::Act(Box::new(refusal(check))),
+        (History::Unseen, Verdict::Note) => Plan::Act(Box::new(note(judged))),
         (History::Unseen, Verdict::Decide(order)) => decided(judged, loaded, order, policy, now),
     }
 }
@@ -86,7 +86,8 @@ pub(crate) const fn disowned() -> Answering {
 }
 
 fn refusal(check: Check) -> Act {
-    let reply = if check.is_after_proof() { Answering::Word(Code::Refused, None) } else { Answering::Unsigned };
+    let reply =
+        if check.is_after_proof() { Answering::Word(Code::Refused, None) } else { Answering::Unsigned };
     Act { lane: None, happenings: vec![Happening::RequestRefused { code: check.code().to_owned() }], reply }
 }
 
@@ -101,7 +102,7 @@ fn note(judged: &Judged) -> Act {
 }
 
 fn decided(judged: &Judged, loaded: &Loaded, order: Order, policy: &RotationPolicy, now: UnixMillis) -> Plan {
-    let Some(heard) = heard(judged, loaded, order) else { return Plan::Act(note(judged)) };
+    let Some(heard) = heard(judged, loaded, order) else { return Plan::Act(Box::new(note(judged))) };
     let lanes: Vec<Lane> = loaded.lanes.iter().map(|stored| stored.value.clone()).collect();
     let Decision { lane, reply, events } = decide(&lanes, &heard, policy, now);
     let id = judged.lane.id();
@@ -123,7 +124,7 @@ fn decided(judged: &Judged, loaded: &Loaded, order: Order, policy: &RotationPoli
             Answering::Word(Code::Refused, None)
         }
     };
-    Plan::Act(Act { lane: lane.map(|value| Stored { value, revision }), happenings, reply })
+    Plan::Act(Box::new(Act { lane: lane.map(|value| Stored { value, revision }), happenings, reply }))
 }
 
 /// What happened when a mark was used twice, for the log.

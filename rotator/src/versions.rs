@@ -76,7 +76,8 @@ impl Versions<'_> {
         match self.vault.find(fresh).await {
             Ok(entries) => {
                 let mut entries = entries.into_iter();
-                let mut next = |need: &Need| if need.outstanding.is_none() { entries.next().flatten() } else { None };
+                let mut next =
+                    |need: &Need| if need.outstanding.is_none() { entries.next().flatten() } else { None };
                 needs.iter().map(|need| Ok(next(need))).collect()
             }
             Err(error) => needs.iter().map(|_| Err(Failure::from(&error))).collect(),
@@ -84,7 +85,8 @@ impl Versions<'_> {
     }
 
     async fn again(&self, need: &Need, version: VersionId) -> Result<Held, Failure> {
-        let missing = || Failure::Message(format!("the ledger does not say where the vault keeps version {version}"));
+        let missing =
+            || Failure::Message(format!("the ledger does not say where the vault keeps version {version}"));
         let vault_ref = self.ledger.vault_ref(version).await.map_err(|error| Failure::from(&error))?;
         self.read(need.lane.key.id(), version, vault_ref.ok_or_else(missing)?).await
     }
@@ -95,7 +97,8 @@ impl Versions<'_> {
 
     async fn read(&self, lane: LaneId, version: VersionId, vault_ref: String) -> Result<Held, Failure> {
         let missing = || Failure::Message(format!("the vault does not have version {version}"));
-        let password = self.vault.read(lane, version, &vault_ref).await.map_err(|error| Failure::from(&error))?;
+        let password =
+            self.vault.read(lane, version, &vault_ref).await.map_err(|error| Failure::from(&error))?;
         Ok(Held { version, password: password.ok_or_else(missing)?, stored: Some(vault_ref) })
     }
 
@@ -105,7 +108,11 @@ impl Versions<'_> {
     }
 
     /// Puts what is not in the vault yet.
-    async fn store(&self, needs: Vec<Need>, held: Vec<Result<(Held, Sealed), Failure>>) -> Vec<Result<Ready, Failure>> {
+    async fn store(
+        &self,
+        needs: Vec<Need>,
+        held: Vec<Result<(Held, Sealed), Failure>>,
+    ) -> Vec<Result<Ready, Failure>> {
         let mut puts = Vec::new();
         let mut ready = Vec::with_capacity(held.len());
         for (need, held) in needs.into_iter().zip(held) {
@@ -157,7 +164,8 @@ async fn seal_all(needs: &[Need], held: Vec<Result<Held, Failure>>) -> Vec<Resul
     let seal_one = |((rid, lane, epk), held): ((RequestId, LaneId, EphemeralKey), Result<Held, Failure>)| {
         let held = held?;
         let binding = Binding { rid, lane, version: held.version };
-        let sealed = seal::seal(&held.password, &binding, &epk).map_err(|error| Failure::Message(error.to_string()))?;
+        let sealed = seal::seal(&held.password, &binding, &epk)
+            .map_err(|error| Failure::Message(error.to_string()))?;
         Ok((held, sealed))
     };
     let sealing = tokio::task::spawn_blocking(move || keys.into_iter().zip(held).map(seal_one).collect());

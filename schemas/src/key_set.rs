@@ -17,6 +17,9 @@ pub const TYP: &str = "kt-keys+jws";
 /// The HTTP header in which every answer carries the key set.
 pub const HEADER: &str = "keyturn-key-set";
 
+/// The most keys in a set: two live ones during a change, and room for two that sign elsewhere.
+pub const MAX_KEYS: usize = 4;
+
 /// What a key set says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +91,12 @@ pub fn verify(
     }
     let set: KeySet =
         serde_json::from_slice(&parts.payload).map_err(|error| Malformed::Payload(error.to_string()))?;
+    let mut names: Vec<&str> = set.keys.iter().map(|key| key.kid.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() != set.keys.len() || !(1..=MAX_KEYS).contains(&names.len()) {
+        return Err(Malformed::Payload(format!("expected 1 to {MAX_KEYS} keys with different names")).into());
+    }
     if set.deployment != *deployment {
         return Err(KeySetError::Deployment);
     }

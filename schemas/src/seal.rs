@@ -40,7 +40,7 @@ pub struct Sealed {
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone, Copy)]
 pub enum SealError {
     /// The password does not fit.
-    #[error("a sealed password has at most {} bytes", PADDED - 2)]
+    #[error("a sealed password has 1 to {} bytes", PADDED - 2)]
     Size,
     /// The key cannot be used, or the seal was made for another key, request, lane or version, or was altered.
     #[error("the seal does not open")]
@@ -63,6 +63,9 @@ impl Binding {
 /// Seals a password to `epk`.
 pub fn seal(password: &Password, binding: &Binding, epk: &EphemeralKey) -> Result<Sealed, SealError> {
     let secret = password.expose().as_bytes();
+    if secret.is_empty() {
+        return Err(SealError::Size);
+    }
     let length = u16::try_from(secret.len()).map_err(|_| SealError::Size)?;
     let mut plain = Zeroizing::new([0; PADDED]);
     let (head, body) = plain.split_at_mut(2);
@@ -101,7 +104,7 @@ impl EphemeralSecret {
             plain.split_first_chunk::<2>().filter(|_| plain.len() == PADDED).ok_or(SealError::Seal)?;
         let (secret, padding) =
             body.split_at_checked(u16::from_be_bytes(*length).into()).ok_or(SealError::Seal)?;
-        if padding.iter().any(|byte| *byte != 0) {
+        if secret.is_empty() || padding.iter().any(|byte| *byte != 0) {
             return Err(SealError::Seal);
         }
         Ok(Password::new(std::str::from_utf8(secret).map_err(|_| SealError::Seal)?.to_owned()))

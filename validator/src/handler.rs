@@ -84,7 +84,9 @@ impl Validator {
         };
         let (rid, device, trace) = (message.rid(), message.claims().common().device_id, envelope.traceparent);
         match failed {
-            None => info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "device is trusted"),
+            None => {
+                info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "device is trusted");
+            }
             Some(check) => {
                 metrics::counter!("keyturn_refusals_total", "code" => check.code()).increment(1);
                 warn!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), code = check.code(),
@@ -112,7 +114,9 @@ impl Handler for Validator {
             Ok(opened) => match answers.next() {
                 Some(Ok(answer)) => self.find(opened, &answer),
                 Some(Err(error)) => Handled::failed(Failure::from(&error)),
-                None => Handled::failed(Failure::Engine("the directory lost count of its answers".to_owned())),
+                None => {
+                    Handled::failed(Failure::Engine("the directory lost count of its answers".to_owned()))
+                }
             },
         };
         opened.into_iter().map(find).collect()

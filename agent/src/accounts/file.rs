@@ -98,9 +98,8 @@ impl FileAccounts {
     /// The account's number: the same for the same name, as a re-created system account often has its old one.
     fn id(&self) -> Result<AccountId, Error> {
         let digest: [u8; 32] = Sha256::digest(self.name.as_str()).into();
-        let (head, _) = digest.split_at(8);
-        let digits: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("file-{digits}").parse().map_err(|error| Error::Database(format!("account id: {error}")))
+        let head = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        format!("file-{head:016x}").parse().map_err(|error| Error::Database(format!("account id: {error}")))
     }
 
     fn hash(&self, password: &Password) -> Hash {
@@ -181,5 +180,51 @@ impl Accounts for FileAccounts {
         let matches =
             hash.matches(password).ok_or_else(|| Error::Database("the hash is damaged".to_owned()))?;
         Ok(if matches { Verdict::Accepted } else { Verdict::Rejected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+
+    use super::*;
+
+    fn account(path: PathBuf) -> FileAccounts {
+        let name = Label::parse("lapsadmin").unwrap();
+        let account = FileAccounts::new(path, name, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        account.danger_iterations(NonZeroU32::MIN)
+    }
+
+    fn password(text: &str) -> Password {
+        Password::new(text.to_owned())
+    }
+
+    #[test]
+    fn only_the_password_that_was_set_is_accepted_and_the_file_does_not_hold_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+        let account = account(path.clone());
+        assert!(matches!(account.set(&password("first")), Err(Error::Missing)));
+        let created = account.create().unwrap();
+        assert_eq!((created.last_set, account.verify(&password("")).unwrap()), (None, Verdict::Rejected));
+        account.set(&password("first")).unwrap();
+        account.set(&password("second")).unwrap();
+        assert_eq!(account.verify(&password("first")).unwrap(), Verdict::Rejected);
+        assert_eq!(account.verify(&password("second")).unwrap(), Verdict::Accepted);
+        assert_eq!(account.find().unwrap().unwrap().id, created.id);
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("second"));
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_account_keeps_its_number_when_it_is_created_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let account = account(folder.path().join("account.json"));
+        let first = account.create().unwrap();
+        std::fs::remove_file(folder.path().join("account.json")).unwrap();
+        assert_eq!(account.create().unwrap(), first);
+        assert!(first.id.as_str().starts_with("file-") && first.id.as_str().len() == 21);
     }
 }

@@ -11,7 +11,8 @@ use keyturn_schemas::result::{self, Answer, Code, Enclosed};
 use keyturn_schemas::seal::{self, Binding};
 use keyturn_schemas::signing::SigningKey;
 
-use crate::server::{Forgery, Genuine, PollTrick, Server, answer, log, random};
+use crate::server::world::{Forgery, Genuine, PollTrick};
+use crate::server::{Server, answer, log, random};
 
 fn jose(text: impl Into<axum::body::Body>) -> Response {
     answer(200, "application/jose", text)
@@ -110,8 +111,9 @@ fn altered(genuine: &Genuine<'_>) -> Response {
     jose(parts.join("."))
 }
 
-fn ten_mebibytes(_: &Genuine<'_>) -> Response {
-    jose(vec![b'A'; 10 * 1024 * 1024])
+/// Genuine but for its size.
+fn ten_mebibytes(genuine: &Genuine<'_>) -> Response {
+    jose(genuine.text.clone() + &"\n".repeat(10 * 1024 * 1024))
 }
 
 fn html(_: &Genuine<'_>) -> Response {
@@ -128,7 +130,7 @@ fn mislabelled(genuine: &Genuine<'_>) -> Response {
 
 fn redirect(genuine: &Genuine<'_>) -> Response {
     let mut response = answer(302, "application/jose", genuine.text.clone());
-    response.headers_mut().insert("location", "/v1/nonce".parse().unwrap());
+    response.headers_mut().insert("location", "/elsewhere".parse().unwrap());
     response
 }
 

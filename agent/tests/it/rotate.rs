@@ -8,7 +8,8 @@ use keyturn_domain::ids::RequestId;
 use keyturn_schemas::claims::ReportOp;
 use keyturn_schemas::message::Claims;
 
-use crate::server::{PollTrick, PostTrick, Server, log};
+use crate::server::world::{PollTrick, PostTrick};
+use crate::server::{Server, log};
 
 #[tokio::test]
 async fn a_first_run_rotates_and_reports() {
@@ -155,7 +156,7 @@ async fn a_report_without_an_answer_rides_in_the_next_request() {
     server.check_settled();
 }
 
-fn genuine(genuine: &crate::server::Genuine<'_>) -> axum::response::Response {
+fn genuine(genuine: &crate::server::world::Genuine<'_>) -> axum::response::Response {
     crate::server::answer(200, "application/jose", genuine.text.clone())
 }
 
@@ -177,9 +178,7 @@ async fn one_agent_at_a_time() {
     server.world().sticky = true;
     let first = server.agent();
     let running = tokio::spawn(async move { first.once().await });
-    while server.world().posts.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    server.until(|world| !world.posts.is_empty()).await;
     let error = server.agent().once().await.unwrap_err();
     assert!(matches!(error, Error::Lock(_)), "{error}");
     assert!(error.to_string().contains("another keyturn-agent is at work"));
@@ -194,9 +193,7 @@ async fn a_service_stops_when_told_to() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let agent = server.agent();
     let running = tokio::spawn(async move { agent.run(async { stopped.await.unwrap() }).await });
-    while server.world().claims.len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    server.until(|world| world.claims.len() == 2).await;
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
 }

@@ -5,7 +5,8 @@ use keyturn_agent::Outcome;
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::result::{self, Code};
 
-use crate::server::{Genuine, PollTrick, Server, answer};
+use crate::server::world::{Genuine, PollTrick};
+use crate::server::{Server, answer};
 
 fn says(genuine: &Genuine<'_>, code: Code) -> Response {
     let mut other = genuine.answer.clone();
@@ -78,4 +79,14 @@ async fn signed_words_end_the_run_and_set_nothing() {
         assert_eq!(server.agent().once().await.unwrap(), expected);
         assert_eq!(server.real(), None);
     }
+}
+
+#[tokio::test]
+async fn an_answer_for_requests_is_none_to_a_report() {
+    let server = Server::start().await;
+    server.world().on_poll.extend([PollTrick::Forge(true_answer), PollTrick::Forge(held)]);
+    let outcome = server.agent().once().await.unwrap();
+    assert!(matches!(outcome, Outcome::Rotated { recorded: true, .. }), "{outcome}");
+    assert_eq!(server.world().posts.len(), 2, "the report is not sent again, its own answer is waited for");
+    server.check_settled();
 }

@@ -129,8 +129,10 @@ impl Thumbprint {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId([u8; 16]);
 
-const GUID: Malformed =
-    Malformed { kind: "device id", expected: "a GUID in lower case with hyphens, like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11" };
+const GUID: Malformed = Malformed {
+    kind: "device id",
+    expected: "a GUID in lower case with hyphens, like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11",
+};
 
 impl DeviceId {
     /// The device id with these bytes, in the order in which they are printed.

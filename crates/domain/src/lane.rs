@@ -35,8 +35,8 @@ pub struct LaneKey {
 }
 
 impl LaneKey {
-    /// The lane's short name: the first 16 bytes of SHA-256 over `"keyturn lane v1"` and the four parts,
-    /// each preceded by its length in two bytes, big endian.
+    /// The lane's short name: the first 16 bytes of SHA-256 over five parts, `"keyturn lane v1"`, device, account,
+    /// install and key, each preceded by its length in two bytes, big endian.
     pub fn id(&self) -> LaneId {
         let parts: [&[u8]; 5] = [
             b"keyturn lane v1",

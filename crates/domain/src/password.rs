@@ -9,7 +9,8 @@ use crate::entropy::Entropy;
 use crate::lane::Hints;
 
 /// CloudLAPS's default alphabet (`PasswordAllowedCharacters`): 77 characters, none of them easily mistaken.
-pub const CLOUDLAPS_ALPHABET: &str = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz.:;,-_!?$%*=+&<>@#()23456789";
+pub const CLOUDLAPS_ALPHABET: &str =
+    "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz.:;,-_!?$%*=+&<>@#()23456789";
 
 /// The longest password Keyturn makes or carries, in characters. Sealed results are padded to hold it.
 pub const MAX_LENGTH: u32 = 128;
@@ -94,7 +95,9 @@ impl PasswordPolicy {
         seen.dedup();
         match self.alphabet.iter().find(|c| !c.is_ascii_graphic()) {
             Some(c) => Err(PolicyError::Alphabet(format!("{c:?} is not one"))),
-            None if seen.len() != self.alphabet.len() => Err(PolicyError::Alphabet("one stands twice".into())),
+            None if seen.len() != self.alphabet.len() => {
+                Err(PolicyError::Alphabet("one stands twice".into()))
+            }
             None if seen.len() < 10 => Err(PolicyError::Alphabet(format!("it has {}", seen.len()))),
             None => Ok(()),
         }
@@ -113,7 +116,11 @@ impl PasswordPolicy {
         let longest = hints.max_len.map_or(MAX_LENGTH, |max| max.clamp(self.length, MAX_LENGTH));
         Self {
             length: hints.min_len.map_or(self.length, |min| min.clamp(self.length, longest)),
-            classes: if hints.complexity == Some(true) { self.classes.max(3.min(available)) } else { self.classes },
+            classes: if hints.complexity == Some(true) {
+                self.classes.max(3.min(available))
+            } else {
+                self.classes
+            },
             alphabet: self.alphabet.clone(),
         }
     }

@@ -53,7 +53,9 @@ mod tests {
 
     #[test]
     fn spans_are_read_and_written() {
-        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("15m", 900_000), ("1h", 3_600_000), ("3d", 259_200_000)] {
+        for (text, millis) in
+            [("250ms", 250), ("30s", 30_000), ("15m", 900_000), ("1h", 3_600_000), ("3d", 259_200_000)]
+        {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.0, Duration::from_millis(millis));
             assert_eq!(span.to_string(), text);

@@ -78,7 +78,7 @@ impl Database {
         let watching = open::watching(&path)?;
         let signals = Arc::new(Signals::default());
         let threads = |source| OpenError::Threads { path: path.clone(), source };
-        let watcher = Watcher::start(watching, look_every, Arc::clone(&signals)).map_err(threads)?;
+        let watcher = Watcher::start(&path, watching, look_every, Arc::clone(&signals)).map_err(threads)?;
         let tools = Tools {
             connection,
             clock: Arc::clone(&clock),

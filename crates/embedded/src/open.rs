@@ -3,7 +3,8 @@
 mod checks;
 mod error;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
@@ -18,9 +19,14 @@ const PAGE_SIZE: u32 = 8192;
 /// enough that copying is shared by thousands of writes.
 const CHECKPOINT_PAGES: u32 = 4000;
 
+/// Held while a file is created and first opened. Creating leaves a handle to close, and closing it would drop the
+/// locks of a connection that another thread of this process made in between (see `checks`).
+static CREATING: Mutex<()> = Mutex::new(());
+
 /// The connection that writes. Creates the file, refuses what is not ours, and brings the tables up to date.
 pub(crate) fn writing(path: &Path) -> Result<Connection, OpenError> {
-    let created = checks::file(path)?;
+    let _alone = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    let created = checks::create(path)?;
     let sql = |source| OpenError::from_sqlite(path, source);
     let mut connection = connect(path).map_err(sql)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE).map_err(sql)?;
@@ -36,6 +42,13 @@ pub(crate) fn writing(path: &Path) -> Result<Connection, OpenError> {
         checks::content(path, &connection)?;
     }
     Ok(connection)
+}
+
+/// Where SQLite keeps the log of the file.
+pub(crate) fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 /// A connection for reads. It may not write, but it is not opened read-only either: after another process died

@@ -10,6 +10,7 @@
 
 mod lease;
 mod settle;
+mod sql;
 
 use std::time::Duration;
 
@@ -26,13 +27,14 @@ use crate::rows;
 use crate::writer::Durability;
 
 pub(crate) use self::settle::ATTEMPTS_KEPT;
+use self::sql::per_queue;
 
 /// The longest lease and the longest delay.
 const LONGEST: Duration = Duration::from_hours(1);
 
 /// Those who wait for a message look again after this long, whatever happened: it bounds what a wall clock that
 /// was set can cost them. Everything else wakes them sooner.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many of the messages that are not visible are looked at to say how many of them are leased.
 const LEASES_COUNTED: usize = 4096;
@@ -82,7 +84,7 @@ impl Queue for Database {
     }
 
     /// Resolves when a message is visible, as far as this process, a process that shares the file (within the
-    /// time set by [`crate::OpenOptions::look_every`]) or the clock can make it so, and after 250 ms at the
+    /// time set by [`crate::OpenOptions::look_every`]) or the clock can make it so, and after a second at the
     /// latest.
     async fn arrival(&self, queue: QueueName) {
         let rung = self.signals().of_queue(queue).notified();
@@ -108,9 +110,12 @@ pub(crate) fn enqueue(batch: &mut Batch<'_>, queue: QueueName, message: &NewMess
     )?;
     let now = rows::to_column(batch.now);
     batch.execute(
-        "INSERT INTO queue_messages (queue, id, visible_at, deliveries, failures, enqueued_at) \
-         VALUES (?1, ?2, ?3, 0, 0, ?3)",
-        (rows::queue_code(queue), batch.last_id(), now),
+        per_queue!(
+            queue,
+            "INSERT INTO ",
+            " (id, visible_at, deliveries, failures, enqueued_at) VALUES (?1, ?2, 0, 0, ?2)"
+        ),
+        (batch.last_id(), now),
     )?;
     batch.count(queue, 1);
     batch.woken.queue(queue);
@@ -118,29 +123,30 @@ pub(crate) fn enqueue(batch: &mut Batch<'_>, queue: QueueName, message: &NewMess
 }
 
 fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<Depth, Failure> {
-    let code = rows::queue_code(queue);
     // One transaction, so that the figures belong together.
     let snapshot = connection.unchecked_transaction()?;
     let (total, dead) = snapshot
         .prepare_cached("SELECT max(total, 0), max(dead, 0) FROM queue_counters WHERE queue = ?1")?
-        .query_row([code], |row| Ok((rows::number(row, 0)?, rows::number(row, 1)?)))?;
+        .query_row([rows::queue_code(queue)], |row| Ok((rows::number(row, 0)?, rows::number(row, 1)?)))?;
     let leased = snapshot
-        .prepare_cached(
-            "SELECT count(lease) FROM (SELECT lease FROM queue_messages INDEXED BY queue_messages_by_visibility \
-             WHERE queue = ?1 AND visible_at > ?2 LIMIT ?3)",
-        )?
-        .query_row((code, rows::to_column(now), rows::count(LEASES_COUNTED)), |row| rows::number(row, 0))?;
+        .prepare_cached(per_queue!(
+            queue,
+            "SELECT count(lease) FROM (SELECT lease FROM ",
+            " INDEXED BY ",
+            "_by_visibility WHERE visible_at > ?1 LIMIT ?2)"
+        ))?
+        .query_row((rows::to_column(now), rows::count(LEASES_COUNTED)), |row| rows::number(row, 0))?;
     let oldest = snapshot
-        .prepare_cached("SELECT enqueued_at FROM queue_messages WHERE queue = ?1 ORDER BY id LIMIT 1")?
-        .query_row([code], |row| rows::time(row, 0))
+        .prepare_cached(per_queue!(queue, "SELECT enqueued_at FROM ", " ORDER BY id LIMIT 1"))?
+        .query_row([], |row| rows::time(row, 0))
         .optional()?;
     Ok(Depth { total, leased, oldest, dead })
 }
 
 fn next_visible(connection: &Connection, queue: QueueName) -> Result<Option<UnixMillis>, Failure> {
     let next = connection
-        .prepare_cached("SELECT visible_at FROM queue_messages WHERE queue = ?1 ORDER BY visible_at LIMIT 1")?
-        .query_row([rows::queue_code(queue)], |row| rows::time(row, 0))
+        .prepare_cached(per_queue!(queue, "SELECT visible_at FROM ", " ORDER BY visible_at LIMIT 1"))?
+        .query_row([], |row| rows::time(row, 0))
         .optional()?;
     Ok(next)
 }

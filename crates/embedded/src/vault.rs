@@ -7,6 +7,8 @@ mod keys;
 mod rows;
 mod seal;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
@@ -23,17 +25,17 @@ use crate::writer::Durability;
 const READING: &str = "reading a password version";
 const STORING: &str = "storing a password version";
 
-/// The vault of a file, for those who hold its master keys.
-#[derive(Debug)]
+/// The vault of a file, for those who hold its master keys. Clones share both.
+#[derive(Clone, Debug)]
 pub struct SealedVault {
     database: Database,
-    keys: MasterKeys,
+    keys: Arc<MasterKeys>,
 }
 
 impl SealedVault {
     /// The vault in `database`. The first of `keys` seals; all of them open.
     pub fn new(database: Database, keys: MasterKeys) -> Self {
-        Self { database, keys }
+        Self { database, keys: Arc::new(keys) }
     }
 
     fn seal(&self, version: &NewVersion) -> Result<SealedVersion, Failure> {

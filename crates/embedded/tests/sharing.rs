@@ -209,7 +209,8 @@ fn nothing_accepted_is_lost_when_processes_are_killed() {
         let kept: BTreeSet<String> = stored.iter().cloned().collect();
         assert_eq!(kept.len(), stored.len(), "a forward and its original are never both there");
         assert_eq!(accepted.difference(&kept).next(), None, "accepted and gone");
-        let sums = "SELECT (SELECT sum(total) FROM queue_counters), (SELECT count(*) FROM queue_messages)";
+        let sums = "SELECT (SELECT sum(total) FROM queue_counters), \
+                    (SELECT count(*) FROM queue_requests) + (SELECT count(*) FROM queue_findings)";
         let (counted, present): (i64, i64) =
             file.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!((counted, present), (present, i64::try_from(stored.len()).unwrap()));

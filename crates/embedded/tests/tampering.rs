@@ -9,10 +9,10 @@ use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
-use keyturn_ports::Kind;
 use keyturn_ports::audit::{Action, AuditSink as _, NewRow, Verified};
 use keyturn_ports::directory::{DeviceRecord, Directory as _, DirectoryAdmin as _};
 use keyturn_ports::vault::{Entry, NewVersion, Tags, Vault as _, VaultReader as _};
+use keyturn_ports::{Error, Kind};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -60,7 +60,7 @@ async fn an_unreadable_directory_record_harms_its_device_alone() {
     spoil(2, &serde_json::to_string(&record(3)).unwrap());
     let answers = file.database.look_up([1, 2, 3].map(device).to_vec()).await;
     let kinds: Vec<_> =
-        answers.iter().map(|answer| answer.as_ref().map(|_| ()).map_err(|error| error.kind())).collect();
+        answers.iter().map(|answer| answer.as_ref().map(|_| ()).map_err(Error::kind)).collect();
     assert_eq!(kinds, [Err(Kind::Corrupt), Err(Kind::Corrupt), Ok(())]);
     file.database.put(vec![record(1)]).await.unwrap();
     assert!(file.database.look_up(vec![device(1)]).await.remove(0).is_ok(), "putting it again mends it");

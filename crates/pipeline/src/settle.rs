@@ -39,7 +39,13 @@ impl RetryPolicy {
     /// - A fault of the message is retried until it has had its deliveries.
     /// - A fault of an engine is retried until the message has had its deliveries and worn out our patience: an
     ///   outage of an hour must not fill the dead letters with innocents.
-    pub fn settle(&self, leased: &Leased, verdict: &Verdict, now: UnixMillis, entropy: &dyn Entropy) -> Settlement {
+    pub fn settle(
+        &self,
+        leased: &Leased,
+        verdict: &Verdict,
+        now: UnixMillis,
+        entropy: &dyn Entropy,
+    ) -> Settlement {
         let spent = leased.deliveries >= self.max_deliveries;
         let impatient = now.since(leased.enqueued) >= self.patience;
         match verdict {
@@ -55,7 +61,8 @@ impl RetryPolicy {
 
     /// Exponential, between half and all of the step, so that what failed together does not return together.
     fn delay(&self, deliveries: u32, entropy: &dyn Entropy) -> Duration {
-        let step = self.first_delay.saturating_mul(1 << deliveries.saturating_sub(1).min(16)).min(self.max_delay);
+        let step =
+            self.first_delay.saturating_mul(1 << deliveries.saturating_sub(1).min(16)).min(self.max_delay);
         let half = u32::try_from(step.as_millis() / 2).unwrap_or(u32::MAX);
         Duration::from_millis(u64::from(half) + u64::from(entropy.below(half.saturating_add(1))))
     }

@@ -57,7 +57,8 @@ impl Worker {
                 Ok(_) => pause = Duration::ZERO,
                 Err(error) => {
                     pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
-                    metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str()).increment(1);
+                    metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str())
+                        .increment(1);
                     warn!(queue = %self.name, error = %error, "queue failed, trying again in {pause:?}");
                     wait(&stop, tokio::time::sleep(pause)).await;
                 }
@@ -67,14 +68,16 @@ impl Worker {
 
     /// Leases, handles and settles one batch. Returns how many messages it had.
     pub async fn step(&self) -> Result<usize, keyturn_ports::Error> {
-        let batch: Arc<[Leased]> = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await?.into();
+        let batch: Arc<[Leased]> =
+            self.queue.lease(self.name, self.settings.batch, self.settings.lease).await?.into();
         if batch.is_empty() {
             return Ok(0);
         }
         let started = self.clock.monotonic();
         let handled = self.handle_and_renew(&batch).await;
         let took = self.clock.monotonic().saturating_sub(started);
-        metrics::histogram!("keyturn_batch_seconds", "queue" => self.name.as_str()).record(took.as_secs_f64());
+        metrics::histogram!("keyturn_batch_seconds", "queue" => self.name.as_str())
+            .record(took.as_secs_f64());
         self.settle(&batch, handled).await?;
         Ok(batch.len())
     }
@@ -97,7 +100,9 @@ impl Worker {
             Ok(lost) if lost.is_empty() => {
                 metrics::counter!("keyturn_lease_renewals_total", "queue" => self.name.as_str()).increment(1);
             }
-            Ok(lost) => warn!(queue = %self.name, lost = lost.len(), "leases were lost while handling a batch"),
+            Ok(lost) => {
+                warn!(queue = %self.name, lost = lost.len(), "leases were lost while handling a batch");
+            }
             Err(error) => warn!(queue = %self.name, error = %error, "leases could not be renewed"),
         }
     }
@@ -170,7 +175,8 @@ impl Worker {
                 "dead_lettered"
             }
         };
-        metrics::counter!("keyturn_messages_total", "queue" => self.name.as_str(), "outcome" => outcome).increment(1);
+        metrics::counter!("keyturn_messages_total", "queue" => self.name.as_str(), "outcome" => outcome)
+            .increment(1);
     }
 }
 

@@ -54,5 +54,8 @@ pub trait DeadLetters: Send + Sync {
     /// Moves dead letters to `to` with the bodies given (the replayer strips what later stages added), as one
     /// step per letter: a letter is never in both places and never in neither. Letters that are gone already
     /// are skipped. Returns those moved.
-    async fn replay(&self, letters: Vec<(DeadLetterId, QueueName, String)>) -> Result<Vec<DeadLetterId>, Error>;
+    async fn replay(
+        &self,
+        letters: Vec<(DeadLetterId, QueueName, String)>,
+    ) -> Result<Vec<DeadLetterId>, Error>;
 }

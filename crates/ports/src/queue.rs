@@ -120,7 +120,8 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::Undecodable, Self::UnsupportedVersion, Self::Untrusted, Self::Exhausted];
+    pub const ALL: [Self; 4] =
+        [Self::Undecodable, Self::UnsupportedVersion, Self::Untrusted, Self::Exhausted];
 
     /// The stable word.
     pub const fn as_str(self) -> &'static str {
@@ -170,7 +171,12 @@ pub trait Queue: Send + Sync {
     async fn lease(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error>;
 
     /// Makes the leases run for `lease` from now. Returns the receipts that were void.
-    async fn renew(&self, queue: QueueName, receipts: Vec<Receipt>, lease: Duration) -> Result<Vec<Receipt>, Error>;
+    async fn renew(
+        &self,
+        queue: QueueName,
+        receipts: Vec<Receipt>,
+        lease: Duration,
+    ) -> Result<Vec<Receipt>, Error>;
 
     /// Settles leased messages of `queue` and sends `forward` on, as one step where the engine can. Returns the
     /// receipts that were void; what was forwarded for them is sent all the same, and merged downstream.

@@ -52,7 +52,12 @@ pub struct Entry {
 #[async_trait]
 pub trait VaultReader: Send + Sync {
     /// The password of a version, if the vault has it. The lane and version are checked against the seal.
-    async fn read(&self, lane: LaneId, version: VersionId, vault_ref: &str) -> Result<Option<Password>, Error>;
+    async fn read(
+        &self,
+        lane: LaneId,
+        version: VersionId,
+        vault_ref: &str,
+    ) -> Result<Option<Password>, Error>;
 
     /// Every version ever made for a device, newest first: what is left when the ledger is lost.
     async fn history(&self, device: DeviceId) -> Result<Vec<Entry>, Error>;

@@ -93,7 +93,9 @@ impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let tls = &mut self.ingress.tls;
-        [&mut self.data.file, &mut self.data.keys].into_iter().chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
+        [&mut self.data.file, &mut self.data.keys]
+            .into_iter()
+            .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
     }
 
     /// Types every value and checks them together.
@@ -130,11 +132,18 @@ impl Sections {
                 !loopback && !tls.0,
                 "ingress.listen: an address other than loopback needs ingress.tls.certificate and ingress.tls.key",
             ),
-            (ingress.body_bytes > 16 * 1024 || ingress.body_bytes < 1024, "ingress.body_bytes: must be 1024 to 16384"),
+            (!(1..=64).contains(&ingress.name.len()), "ingress.name: must be 1 to 64 bytes"),
+            (
+                ingress.body_bytes > 16 * 1024 || ingress.body_bytes < 1024,
+                "ingress.body_bytes: must be 1024 to 16384",
+            ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
-            (trust.nonce_ttl.0.as_secs() > 3600, "trust.nonce_ttl: must be at most 1h, or a message could be signed ahead of time"),
+            (
+                trust.nonce_ttl.0.as_secs() > 3600,
+                "trust.nonce_ttl: must be at most 1h, or a message could be signed ahead of time",
+            ),
             (trust.nonce_ttl.0.as_secs() < 5, "trust.nonce_ttl: must be at least 5s"),
             (rotation.update_frequency.0.is_zero(), "rotation.update_frequency: must not be zero"),
             (rotation.lanes_per_device == 0, "rotation.lanes_per_device: must be at least 1"),

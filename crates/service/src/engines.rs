@@ -29,7 +29,8 @@ pub struct Engines {
 impl Engines {
     /// Opens the engines that the configuration names.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+            (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
         Ok(Self { database: Database::open(options)?, clock, entropy })
     }

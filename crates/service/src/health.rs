@@ -39,7 +39,8 @@ async fn scrape(queue: &dyn Queue, metrics: Option<&PrometheusHandle>) -> String
             ];
             for (gauge, value) in gauges {
                 // Gauges are floating point; a queue of 2^53 messages has other problems.
-                metrics::gauge!(gauge, "queue" => name.as_str()).set(u32::try_from(value).unwrap_or(u32::MAX));
+                metrics::gauge!(gauge, "queue" => name.as_str())
+                    .set(u32::try_from(value).unwrap_or(u32::MAX));
             }
         }
     }

@@ -52,8 +52,13 @@ impl Host {
 
     /// Serves the device API until the process is to end, then finishes what is under way. Tells the address to
     /// `bound`, for configurations that leave the port to the system.
-    pub async fn serve(&self, router: Router, bound: impl FnOnce(std::net::SocketAddr)) -> Result<(), StartError> {
-        let Ingress { listen, tls, header_bytes, header_time, connections, .. } = &self.config.sections.ingress;
+    pub async fn serve(
+        &self,
+        router: Router,
+        bound: impl FnOnce(std::net::SocketAddr),
+    ) -> Result<(), StartError> {
+        let Ingress { listen, tls, header_bytes, header_time, connections, .. } =
+            &self.config.sections.ingress;
         let tls = match (&tls.certificate, &tls.key) {
             (Some(certificate), Some(key)) => Some(Tls::open(certificate, key, self.stop.clone())?),
             _ => None,

@@ -48,7 +48,13 @@ impl Default for Bounds {
 const LEAST_HEADER_BYTES: usize = 8192;
 
 /// Serves `router` on `listener` until `stop`; then takes no more, and finishes what is under way.
-pub async fn serve(listener: TcpListener, tls: Option<Tls>, router: Router, bounds: Bounds, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    bounds: Bounds,
+    stop: CancellationToken,
+) {
     let (open, connections) = (Arc::new(Semaphore::new(bounds.connections)), TaskTracker::new());
     loop {
         let accepting = async { (Arc::clone(&open).acquire_owned().await.ok(), listener.accept().await) };

@@ -88,7 +88,10 @@ struct Found {
 impl KeyStore {
     /// Keys in `folder`, and in systemd's credentials if it passed any.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())) }
+        Self {
+            folder,
+            credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
+        }
     }
 
     /// The folder of the key files.
@@ -140,14 +143,19 @@ impl KeyStore {
         Ok(text.trim().to_owned())
     }
 
-    fn ring<T>(&self, kind: &'static str, parse: impl Fn(&str) -> Result<T, RingError>) -> Result<T, KeyError> {
+    fn ring<T>(
+        &self,
+        kind: &'static str,
+        parse: impl Fn(&str) -> Result<T, RingError>,
+    ) -> Result<T, KeyError> {
         let found = self.find(kind)?;
         parse(&found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
     }
 
     fn signing_key(&self, kind: &'static str) -> Result<SigningKey, KeyError> {
         let found = self.find(kind)?;
-        SigningKey::parse(kind, &found.text).map_err(|error| KeyError::Signing { source_name: found.name, error })
+        SigningKey::parse(kind, &found.text)
+            .map_err(|error| KeyError::Signing { source_name: found.name, error })
     }
 
     fn path(&self, kind: &str) -> PathBuf {
@@ -179,7 +187,10 @@ fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {
     Ok(Found { text, name: path.display().to_string() })
 }
 
-#[expect(clippy::disallowed_methods, reason = "keys may come in the environment; it is read here and in `shell` only")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "keys may come in the environment; it is read here and in `shell` only"
+)]
 fn variable(name: &str) -> Option<Zeroizing<String>> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new)
 }

@@ -78,7 +78,11 @@ where
     }
 }
 
-async fn live<F>(name: &'static str, arguments: Arguments, role: impl FnOnce(Host) -> F) -> Result<(), StartError>
+async fn live<F>(
+    name: &'static str,
+    arguments: Arguments,
+    role: impl FnOnce(Host) -> F,
+) -> Result<(), StartError>
 where
     F: Future<Output = Result<(), StartError>>,
 {

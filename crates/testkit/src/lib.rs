@@ -4,3 +4,7 @@ pub mod clock;
 pub mod entropy;
 
 pub mod conformance;
+
+pub mod device;
+pub mod faults;
+pub mod system;

@@ -22,7 +22,15 @@ fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
     let cells = rows.iter().map(|Row { seq, row, .. }| {
         let device = row.device.map(|device| device.to_string()).unwrap_or_default();
         let action = word(row.action).to_owned();
-        [seq.to_string(), output::when(row.at), row.actor.clone(), action, device, row.reason.clone(), row.detail.clone()]
+        [
+            seq.to_string(),
+            output::when(row.at),
+            row.actor.clone(),
+            action,
+            device,
+            row.reason.clone(),
+            row.detail.clone(),
+        ]
     });
     output::table(deployment.output, ["#", "WHEN", "WHO", "WHAT", "DEVICE", "REASON", "DETAIL"], cells, &rows)
 }

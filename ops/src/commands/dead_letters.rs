@@ -48,12 +48,19 @@ async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
     println!("dead letter {} of {}: {}", id.0, letter.queue, letter.reason);
     println!("  device   {}", letter.message.device);
     println!("  message  {}", letter.message.request);
-    println!("  sent     {}, died {}, delivered {} times", output::when(letter.enqueued), output::when(letter.died), letter.deliveries);
+    println!(
+        "  sent     {}, died {}, delivered {} times",
+        output::when(letter.enqueued),
+        output::when(letter.died),
+        letter.deliveries
+    );
     for attempt in &letter.attempts {
         println!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
     }
     match replay::plan(&letter) {
-        Ok((_, queue, _)) => println!("  can be replayed: it enters at {queue} and every check is made again"),
+        Ok((_, queue, _)) => {
+            println!("  can be replayed: it enters at {queue} and every check is made again");
+        }
         Err(error) => println!("  {error}"),
     }
     println!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
@@ -93,7 +100,8 @@ pub(crate) async fn replay(
 }
 
 async fn find(engines: &Engines, id: DeadLetterId) -> Result<DeadLetter> {
-    let missing = || Failure::NotFound(format!("{}: there is no such dead letter; it may have been replayed", id.0));
+    let missing =
+        || Failure::NotFound(format!("{}: there is no such dead letter; it may have been replayed", id.0));
     Ok(engines.dead_letters().find(id).await?.ok_or_else(missing)?)
 }
 
@@ -118,7 +126,11 @@ fn redacted(body: &str) -> Value {
     if let Some(data) = envelope.get_mut("data") {
         for (key, cut) in [("jws", true), ("result", false)] {
             if let Some(Value::String(text)) = data.get_mut(key) {
-                let kept = if cut { text.rsplit_once('.').map_or("", |(signed, _)| signed).to_owned() } else { String::new() };
+                let kept = if cut {
+                    text.rsplit_once('.').map_or("", |(signed, _)| signed).to_owned()
+                } else {
+                    String::new()
+                };
                 *text = format!("{kept}[redacted]");
             }
         }

@@ -24,7 +24,9 @@ pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()>
         Device::Add { cert, name, join } => add(deployment, cert, name, join).await,
         Device::Import { file } => import(deployment, file).await,
         Device::List => show::list(deployment).await,
-        Device::Show(which) => show::one(deployment, &resolve::device(&deployment.engines, &which.device).await?).await,
+        Device::Show(which) => {
+            show::one(deployment, &resolve::device(&deployment.engines, &which.device).await?).await
+        }
         Device::Disable(which) => enable(deployment, &which.device, false).await,
         Device::Enable(which) => enable(deployment, &which.device, true).await,
         Device::RotateNow { device, reason } => rotate_now(deployment, device, reason).await,
@@ -69,8 +71,9 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
         .with_context(|| format!("{}: neither {{\"value\": [...]}} nor a list of devices", file.display()))?;
     let (Export::Page { value: devices } | Export::List(devices)) = export;
     let read = |(at, device): (usize, serde_json::Value)| {
-        serde_json::from_value::<DeviceRecord>(device)
-            .with_context(|| format!("{}: device {} of the list; nothing was imported", file.display(), at + 1))
+        serde_json::from_value::<DeviceRecord>(device).with_context(|| {
+            format!("{}: device {} of the list; nothing was imported", file.display(), at + 1)
+        })
     };
     let records = devices.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
@@ -105,7 +108,8 @@ async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Resu
         bail!("--reason must say why: the audit keeps it");
     }
     record_command(deployment, Action::RotationForced, Some(named.id), reason, "").await?;
-    let lanes = deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
+    let lanes =
+        deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
     match lanes {
         0 => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
         _ => eprintln!("{} rotates at its next check-in.", named.title()),
@@ -128,6 +132,11 @@ async fn record_command(
         reason: reason.to_owned(),
         detail: output::printable(detail.to_owned()),
     };
-    deployment.engines.audit().append(row).await.context("the command could not be recorded, so nothing was done")?;
+    deployment
+        .engines
+        .audit()
+        .append(row)
+        .await
+        .context("the command could not be recorded, so nothing was done")?;
     Ok(())
 }

@@ -24,10 +24,14 @@ pub(crate) struct Revealed {
 pub(super) async fn run(deployment: &Deployment, command: &Reveal) -> Result<()> {
     let device = resolve::device(&deployment.engines, &command.device).await?;
     let vault = deployment.engines.vault(deployment.keys.vault()?);
-    let revealed = reveal(&deployment.engines, &*vault, device.id, &operator::name(), &command.reason).await?;
+    let revealed =
+        reveal(&deployment.engines, &*vault, device.id, &operator::name(), &command.reason).await?;
     match deployment.output {
         Output::Json => print_json(device.id, &revealed),
-        Output::Text => print_text(&device.title(), &revealed),
+        Output::Text => {
+            print_text(&device.title(), &revealed);
+            Ok(())
+        }
     }
 }
 
@@ -49,7 +53,8 @@ pub(crate) async fn reveal(
     if candidates.is_empty() {
         return Err(Failure::NotFound(format!("{device}: no password was ever made for this device")).into());
     }
-    let versions: Vec<String> = candidates.iter().map(|(_, candidate)| candidate.version.to_string()).collect();
+    let versions: Vec<String> =
+        candidates.iter().map(|(_, candidate)| candidate.version.to_string()).collect();
     let row = NewRow {
         at: engines.clock().now(),
         actor: actor.to_owned(),
@@ -66,14 +71,20 @@ pub(crate) async fn reveal(
     Ok(revealed)
 }
 
-async fn open_candidate(engines: &Engines, vault: &dyn Vault, lane: &Lane, candidate: Candidate) -> Result<Revealed> {
-    let missing = || format!("the vault does not have version {}; restore it from a backup", candidate.version);
+async fn open_candidate(
+    engines: &Engines,
+    vault: &dyn Vault,
+    lane: &Lane,
+    candidate: Candidate,
+) -> Result<Revealed> {
+    let missing =
+        || format!("the vault does not have version {}; restore it from a backup", candidate.version);
     let vault_ref = engines.ledger_reader().vault_ref(candidate.version).await?.with_context(missing)?;
     let password = vault.read(lane.key.id(), candidate.version, &vault_ref).await?.with_context(missing)?;
     Ok(Revealed { account: lane.about.account_name.to_string(), candidate, password })
 }
 
-fn print_text(title: &str, revealed: &[Revealed]) -> Result<()> {
+fn print_text(title: &str, revealed: &[Revealed]) {
     eprintln!("{title}. Your name, the time and the reason are recorded.");
     if revealed.len() > 1 {
         eprintln!("Try the first; if it fails, the next: the device has not confirmed which one it has.");
@@ -86,7 +97,6 @@ fn print_text(title: &str, revealed: &[Revealed]) -> Result<()> {
         };
         println!("{}\t{}\t{standing}", one.account, one.password.expose());
     }
-    Ok(())
 }
 
 #[derive(Serialize)]

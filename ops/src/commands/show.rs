@@ -50,7 +50,10 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     println!("{}", named.title());
     println!("  {}", about(named.record.as_ref()));
     for lane in &lanes {
-        println!("  account {} on host {}, serial {}", lane.about.account_name, lane.about.host, lane.about.serial);
+        println!(
+            "  account {} on host {}, serial {}",
+            lane.about.account_name, lane.about.host, lane.about.serial
+        );
         for candidate in lane.candidates() {
             println!("    version {}  {}", candidate.version, standing(candidate.standing));
         }
@@ -69,7 +72,8 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
 
 fn about(record: Option<&DeviceRecord>) -> String {
     let Some(record) = record else { return "not in the directory".to_owned() };
-    let enabled = if record.account_enabled == Some(true) { "enabled" } else { "disabled: it may not rotate" };
+    let enabled =
+        if record.account_enabled == Some(true) { "enabled" } else { "disabled: it may not rotate" };
     format!("{enabled}, joined as {}", record.trust_type.as_deref().unwrap_or("nothing"))
 }
 
@@ -99,7 +103,9 @@ fn tell(event: &Event) -> String {
     match &event.what {
         Happening::Lane { event: LaneEvent::LaneOpened, .. } => "first heard of".to_owned(),
         Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
-            format!("password {version} made ({reason:?}), in the vault and on its way").to_lowercase().replace(&version.to_string().to_lowercase(), &version.to_string())
+            format!("password {version} made ({reason:?}), in the vault and on its way")
+                .to_lowercase()
+                .replace(&version.to_string().to_lowercase(), &version.to_string())
         }
         Happening::Lane { event: LaneEvent::PasswordConfirmed { version }, .. } => {
             format!("the device confirmed password {version}")
@@ -108,7 +114,9 @@ fn tell(event: &Event) -> String {
             format!("the device's operating system refused password {version}")
         }
         Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => format!("alarm: {alarm:?}"),
-        Happening::RequestRefused { code } => format!("a message was refused: {code}, see docs/errors/{code}.md"),
+        Happening::RequestRefused { code } => {
+            format!("a message was refused: {code}, see docs/errors/{code}.md")
+        }
         Happening::Client { result, message } => format!("the device says: {result} {message}"),
     }
 }

@@ -8,8 +8,8 @@ use keyturn_service::{shell, telemetry};
 use tracing::info;
 
 use crate::cli::{Arguments, Up};
-use crate::roles::Roles;
 use crate::demo;
+use crate::roles::Roles;
 
 pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     if let Some(devices) = up.demo {

@@ -23,8 +23,8 @@ use keyturn_schemas::signing::PublicKey;
 use keyturn_service::host::Host;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 
-use crate::commands::init::{ROOT_PUBLIC_FILE, private_file};
 use crate::commands::device::record;
+use crate::commands::init::{ROOT_PUBLIC_FILE, private_file};
 
 /// The account that the fleet manages.
 const ACCOUNT: &str = "localadmin";
@@ -84,7 +84,12 @@ impl Device {
             device: registered.id,
             identity: Arc::new(Identity::from_der(&registered.certificate, &registered.key)?),
             state: folder.join("state"),
-            labels: Labels { serial: label(&format!("SN{number:06}")), host: label(&name), os: label("Demo 1"), vm: true },
+            labels: Labels {
+                serial: label(&format!("SN{number:06}")),
+                host: label(&name),
+                os: label("Demo 1"),
+                vm: true,
+            },
             machine: None,
             create_account: true,
             wait: Duration::from_mins(2),

@@ -81,7 +81,7 @@ impl Fleet {
     }
 
     /// Tells something between the lines of the progress display.
-    pub(super) fn note(&self, text: String) {
+    pub(super) fn note(&self, text: &str) {
         self.progress.suspend(|| println!("  · {text}"));
     }
 

@@ -96,7 +96,12 @@ impl CutOff {
 
 #[async_trait]
 impl VaultReader for CutOff {
-    async fn read(&self, lane: LaneId, version: VersionId, vault_ref: &str) -> Result<Option<Password>, Error> {
+    async fn read(
+        &self,
+        lane: LaneId,
+        version: VersionId,
+        vault_ref: &str,
+    ) -> Result<Option<Password>, Error> {
         self.vault.read(lane, version, vault_ref).await
     }
 

@@ -28,12 +28,21 @@ pub(super) async fn check(plant: &Plant, fleet: &Fleet, settled: &[Settled], rou
         };
         let made = plant.vault.history(device.id).await?.len();
         ensure!(made == round, "{name}: {made} versions were made instead of {round}");
-        let shown = reveal(&plant.host.engines, &*plant.vault, device.id, &operator::name(), "proof (demo)").await?;
-        let [only] = shown.as_slice() else { bail!("{name}: {} candidates are shown instead of one", shown.len()) };
+        let shown =
+            reveal(&plant.host.engines, &*plant.vault, device.id, &operator::name(), "proof (demo)").await?;
+        let [only] = shown.as_slice() else {
+            bail!("{name}: {} candidates are shown instead of one", shown.len())
+        };
         let confirmed = matches!(only.candidate.standing, Standing::Confirmed { .. });
-        ensure!(confirmed && only.candidate.version == version, "{name}: the shown version is not the confirmed one");
+        ensure!(
+            confirmed && only.candidate.version == version,
+            "{name}: the shown version is not the confirmed one"
+        );
         let verdict = device.accounts.verify(&only.password)?;
-        ensure!(matches!(verdict, Verdict::Accepted), "{name}: the account does not accept the shown password");
+        ensure!(
+            matches!(verdict, Verdict::Accepted),
+            "{name}: the account does not accept the shown password"
+        );
         proved += 1;
     }
     Ok(proved)

@@ -45,7 +45,9 @@ pub(super) fn table(settled: &[Settled]) {
     for one in settled {
         let stage = |wanted: fn(&Stage) -> bool| one.stages.first(wanted);
         let (outcome, version) = match &one.outcome {
-            Ok(outcome @ Outcome::Rotated { version, .. }) => (outcome.code().to_owned(), version.to_string()),
+            Ok(outcome @ Outcome::Rotated { version, .. }) => {
+                (outcome.code().to_owned(), version.to_string())
+            }
             Ok(outcome) => (outcome.code().to_owned(), String::new()),
             Err(error) => (format!("failed: {error}"), String::new()),
         };

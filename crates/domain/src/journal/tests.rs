@@ -41,7 +41,10 @@ fn a_refused_version_stays_in_doubt_beside_the_current_one() {
     journal.setting(version(2));
     journal.refused(version(2), Some(1));
     let known = journal.known(64);
-    assert_eq!((known.cur, known.in_doubt, known.refused), (Some(version(1)), vec![version(2)], vec![version(2)]));
+    assert_eq!(
+        (known.cur, known.in_doubt, known.refused),
+        (Some(version(1)), vec![version(2)], vec![version(2)])
+    );
 }
 
 #[test]
@@ -99,7 +102,8 @@ fn more_doubts_than_a_message_holds_make_no_claim() {
 #[test]
 fn it_reads_what_a_newer_release_wrote_and_what_an_older_one_left_out() {
     let id = version(1);
-    let journal: Journal = serde_json::from_str(&format!(r#"{{"v":1,"cur":"{id}","colour":"red"}}"#)).unwrap();
+    let journal: Journal =
+        serde_json::from_str(&format!(r#"{{"v":1,"cur":"{id}","colour":"red"}}"#)).unwrap();
     assert_eq!(journal, Journal { cur: Some(id), ..Journal::default() });
 }
 
@@ -140,7 +144,8 @@ impl Device {
     fn set(&mut self, real: Option<VersionId>) {
         // An account database that is flushed before the proof can lose its last change only while the version
         // before it is the proved one, and only once.
-        self.before = Some((self.real, self.last_set)).filter(|(real, _)| real.is_some() && self.journal.cur == *real);
+        self.before =
+            Some((self.real, self.last_set)).filter(|(real, _)| real.is_some() && self.journal.cur == *real);
         self.clock += 1;
         self.real = real;
         self.last_set = Some(self.clock);

@@ -111,7 +111,8 @@ pub enum MintReason {
 ///   that lies in the future is forgotten, and the lane widens.
 /// - The report in a newer message is applied first, whatever else becomes of it: a known current version is
 ///   confirmed and what the device holds in doubt replaces what the ledger held. An unknown one only ever widens:
-///   nothing is forgotten, and if the lane had been confirmed before, an alarm and a rotation follow.
+///   nothing is forgotten, and if the lane had been confirmed before, an alarm and a rotation follow. They follow
+///   as well when the device is back at a version it had left behind.
 /// - An outstanding version that was refused is outstanding no more but stays in doubt. Several refusals in a
 ///   day hold the lane, until the day is over or the device demands something else of passwords.
 /// - A request that outlived its sender's patience gets no version. Otherwise an outstanding version is sent
@@ -138,7 +139,13 @@ pub fn decide(lanes: &[Lane], heard: &Heard, policy: &RotationPolicy, now: UnixM
 }
 
 /// Records that `version` was made for `lane` and is in the vault.
-pub fn minted(lane: &mut Lane, version: VersionId, reason: MintReason, policy: &RotationPolicy, now: UnixMillis) -> LaneEvent {
+pub fn minted(
+    lane: &mut Lane,
+    version: VersionId,
+    reason: MintReason,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+) -> LaneEvent {
     lane.outstanding = Some(Dated { version, at: now });
     lane.minted.retain(|at| now.since(*at) < policy.version_window);
     lane.minted.push(now);
@@ -177,13 +184,20 @@ fn forget_future(lane: &mut Lane, policy: &RotationPolicy, now: UnixMillis, even
     }
 }
 
-fn apply_report(lane: &mut Lane, heard: &Heard, policy: &RotationPolicy, now: UnixMillis, events: &mut Vec<LaneEvent>) {
+fn apply_report(
+    lane: &mut Lane,
+    heard: &Heard,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+    events: &mut Vec<LaneEvent>,
+) {
     let state = &heard.state;
     let in_doubt = || state.in_doubt.iter().filter(|version| state.issued.contains(version)).copied();
     lane.last = Some(heard.order);
     lane.about = heard.about.clone();
     match state.cur.filter(|cur| state.issued.contains(cur)) {
         Some(cur) => {
+            notice_rollback(lane, cur, now, events);
             confirm(lane, cur, heard.order.received, events);
             lane.in_doubt = in_doubt().collect();
         }
@@ -196,6 +210,16 @@ fn apply_report(lane: &mut Lane, heard: &Heard, policy: &RotationPolicy, now: Un
     if heard.hints != lane.hints {
         lane.hints = heard.hints;
         lane.held_until = None;
+    }
+}
+
+/// A device that goes back to a version it had left behind was restored from an image: that password is old.
+fn notice_rollback(lane: &mut Lane, cur: VersionId, now: UnixMillis, events: &mut Vec<LaneEvent>) {
+    let left_behind = lane.confirmed.is_some_and(|dated| dated.version != cur);
+    let expected = lane.outstanding.is_some_and(|dated| dated.version == cur) || lane.in_doubt.contains(&cur);
+    if left_behind && !expected {
+        lane.forced.get_or_insert(now);
+        events.push(LaneEvent::AlarmRaised { alarm: Alarm::RolledBack });
     }
 }
 
@@ -229,7 +253,13 @@ fn widen(
     }
 }
 
-fn refuse(lane: &mut Lane, version: VersionId, policy: &RotationPolicy, now: UnixMillis, events: &mut Vec<LaneEvent>) {
+fn refuse(
+    lane: &mut Lane,
+    version: VersionId,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+    events: &mut Vec<LaneEvent>,
+) {
     lane.outstanding = None;
     lane.in_doubt.insert(version);
     lane.refused.insert(version);
@@ -254,11 +284,11 @@ fn answer(
     if now > heard.order.received.plus(wait.min(policy.request_max_age)) {
         return Reply::Expired;
     }
-    if let Some(until) = lane.held_until.filter(|until| *until > now) {
-        return Reply::Held(until);
-    }
     if let Some(outstanding) = lane.outstanding {
         return Reply::Reseal(outstanding.version);
+    }
+    if let Some(until) = lane.held_until.filter(|until| *until > now) {
+        return Reply::Held(until);
     }
     match mint_reason(lane, heard, policy, now) {
         Ok(reason) => within_limit(lanes, policy, now).map_or(Reply::Mint(reason), Reply::Held),
@@ -267,7 +297,12 @@ fn answer(
 }
 
 /// Why a version is to be made now, or when the next one is due.
-fn mint_reason(lane: &Lane, heard: &Heard, policy: &RotationPolicy, now: UnixMillis) -> Result<MintReason, UnixMillis> {
+fn mint_reason(
+    lane: &Lane,
+    heard: &Heard,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+) -> Result<MintReason, UnixMillis> {
     let due = lane.confirmed.map(|dated| dated.at.plus(policy.update_frequency));
     match due {
         _ if !lane.has_versions() => Ok(MintReason::First),
@@ -280,8 +315,12 @@ fn mint_reason(lane: &Lane, heard: &Heard, policy: &RotationPolicy, now: UnixMil
 
 /// When the next version may be made, if the device has had its share for now.
 fn within_limit(lanes: &[Lane], policy: &RotationPolicy, now: UnixMillis) -> Option<UnixMillis> {
-    let mut recent: Vec<UnixMillis> =
-        lanes.iter().flat_map(|lane| &lane.minted).copied().filter(|at| now.since(*at) < policy.version_window).collect();
+    let mut recent: Vec<UnixMillis> = lanes
+        .iter()
+        .flat_map(|lane| &lane.minted)
+        .copied()
+        .filter(|at| now.since(*at) < policy.version_window)
+        .collect();
     recent.sort_unstable();
     let full = recent.len() >= policy.versions_per_window;
     recent.first().filter(|_| full).map(|oldest| oldest.plus(policy.version_window))

@@ -46,6 +46,8 @@ pub enum Alarm {
     /// The device does not know its password version, or names one never made for it: its journal was lost,
     /// its disk rolled back, or somebody changed the password by hand.
     UnknownCurrent,
+    /// The device is back at a version it had left behind: its disk was restored from an image.
+    RolledBack,
     /// The newest message of the lane lies in the future: a server's clock was wrong.
     ClockReset,
     /// Too many refusals in a day; rotation is held.

@@ -8,20 +8,28 @@ use keyturn_ports::queue::{Leased, NewMessage, QueueName, Receipt};
 use rusqlite::Row;
 
 use super::LONGEST;
+use super::sql::per_queue;
 use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::rows;
 
-/// Everything of a message; the row is looked up once for all of it.
+/// Messages that are visible before or after a point in time, in the order in which they became so. The body of
+/// each is looked up once it is found.
 macro_rules! visible {
-    ($condition:literal) => {
-        concat!(
-            "SELECT m.id, m.deliveries, m.enqueued_at, b.request, b.device, b.body ",
-            "FROM queue_messages m INDEXED BY queue_messages_by_visibility ",
-            "CROSS JOIN queue_bodies b ON b.id = m.id ",
-            "WHERE m.queue = ?1 AND m.visible_at ",
-            $condition,
-            " ORDER BY m.visible_at, m.id LIMIT ?3"
+    ($queue:expr, "<=") => {
+        visible!(@ $queue, "_by_visibility CROSS JOIN queue_bodies b ON b.id = m.id \
+            WHERE m.visible_at <= ?1 ORDER BY m.visible_at, m.id LIMIT ?2")
+    };
+    ($queue:expr, ">") => {
+        visible!(@ $queue, "_by_visibility CROSS JOIN queue_bodies b ON b.id = m.id \
+            WHERE m.visible_at > ?1 ORDER BY m.visible_at, m.id LIMIT ?2")
+    };
+    (@ $queue:expr, $which:literal) => {
+        per_queue!(
+            $queue,
+            "SELECT m.id, m.deliveries, m.enqueued_at, b.request, b.device, b.body FROM ",
+            " m INDEXED BY ",
+            $which
         )
     };
 }
@@ -33,10 +41,10 @@ pub(super) fn take(
     max: usize,
     lease: Duration,
 ) -> Result<Vec<Leased>, Failure> {
-    let mut found = visible(batch, visible!("<= ?2"), queue, batch.now, max)?;
+    let mut found = visible(batch, visible!(queue, "<="), batch.now, max)?;
     let room = max.saturating_sub(found.len());
     if room > 0 {
-        found.extend(visible(batch, visible!("> ?2"), queue, batch.now.plus(LONGEST), room)?);
+        found.extend(visible(batch, visible!(queue, ">"), batch.now.plus(LONGEST), room)?);
     }
     // One token serves the whole batch: a receipt names the message as well.
     let token = Token::draw(batch);
@@ -44,15 +52,9 @@ pub(super) fn take(
     found.into_iter().map(|seen| hold(batch, queue, seen, &token, until)).collect()
 }
 
-fn visible(
-    batch: &Batch<'_>,
-    sql: &'static str,
-    queue: QueueName,
-    than: UnixMillis,
-    max: usize,
-) -> Result<Vec<Seen>, Failure> {
+fn visible(batch: &Batch<'_>, sql: &'static str, than: UnixMillis, max: usize) -> Result<Vec<Seen>, Failure> {
     let mut statement = batch.prepare(sql)?;
-    let params = (rows::queue_code(queue), rows::to_column(than), rows::count(max));
+    let params = (rows::to_column(than), rows::count(max));
     let found = statement.query_map(params, Seen::of)?.collect::<Result<_, _>>()?;
     Ok(found)
 }
@@ -86,8 +88,8 @@ fn hold(
 ) -> Result<Leased, Failure> {
     let deliveries = seen.deliveries.saturating_add(1);
     batch.execute(
-        "UPDATE queue_messages SET visible_at = ?3, lease = ?4, deliveries = ?5 WHERE queue = ?1 AND id = ?2",
-        (rows::queue_code(queue), seen.id, rows::to_column(until), token.bytes, deliveries),
+        per_queue!(queue, "UPDATE ", " SET visible_at = ?2, lease = ?3, deliveries = ?4 WHERE id = ?1"),
+        (seen.id, rows::to_column(until), token.bytes, deliveries),
     )?;
     let receipt = Receipt { message: seen.id.to_string(), lease: token.text.clone() };
     Ok(Leased { receipt, message: seen.message, deliveries, enqueued: seen.enqueued })
@@ -105,8 +107,8 @@ pub(super) fn renew(
     for receipt in receipts {
         let renewed = match Held::of(receipt) {
             Some(held) => batch.execute(
-                "UPDATE queue_messages SET visible_at = ?4 WHERE queue = ?1 AND id = ?2 AND lease = ?3",
-                (rows::queue_code(queue), held.message, held.token, until),
+                per_queue!(queue, "UPDATE ", " SET visible_at = ?3 WHERE id = ?1 AND lease = ?2"),
+                (held.message, held.token, until),
             )?,
             None => 0,
         };

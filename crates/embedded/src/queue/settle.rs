@@ -6,6 +6,7 @@ use keyturn_ports::queue::{DeadReason, QueueName, Receipt, Settlement};
 
 use super::LONGEST;
 use super::lease::Held;
+use super::sql::per_queue;
 use crate::batch::Batch;
 use crate::dead_letters;
 use crate::failure::Failure;
@@ -49,14 +50,12 @@ fn settle_one(
 
 /// Takes the message away. Its attempts are looked for only if there were any, which is rare.
 fn remove(batch: &mut Batch<'_>, queue: QueueName, held: &Held) -> Result<bool, Failure> {
-    let key = (rows::queue_code(queue), held.message, held.token);
-    let unfailing = batch.execute(
-        "DELETE FROM queue_messages WHERE queue = ?1 AND id = ?2 AND lease = ?3 AND failures = 0",
-        key,
-    )?;
+    let key = (held.message, held.token);
+    let unfailing = batch
+        .execute(per_queue!(queue, "DELETE FROM ", " WHERE id = ?1 AND lease = ?2 AND failures = 0"), key)?;
     if unfailing == 0 {
         let failed =
-            batch.execute("DELETE FROM queue_messages WHERE queue = ?1 AND id = ?2 AND lease = ?3", key)?;
+            batch.execute(per_queue!(queue, "DELETE FROM ", " WHERE id = ?1 AND lease = ?2"), key)?;
         if failed == 0 {
             return Ok(false);
         }
@@ -76,9 +75,12 @@ fn retry(
 ) -> Result<bool, Failure> {
     let visible = batch.now.plus(after.min(LONGEST));
     let returned = batch.execute(
-        "UPDATE queue_messages SET visible_at = ?4, lease = NULL, failures = failures + 1 \
-         WHERE queue = ?1 AND id = ?2 AND lease = ?3",
-        (rows::queue_code(queue), held.message, held.token, rows::to_column(visible)),
+        per_queue!(
+            queue,
+            "UPDATE ",
+            " SET visible_at = ?3, lease = NULL, failures = failures + 1 WHERE id = ?1 AND lease = ?2"
+        ),
+        (held.message, held.token, rows::to_column(visible)),
     )?;
     if returned == 0 {
         return Ok(false);
@@ -107,9 +109,13 @@ fn note_attempt(batch: &Batch<'_>, message: i64, error: &str) -> Result<(), Fail
 /// Puts the message back where it was, ahead of what was sent after it.
 fn release(batch: &mut Batch<'_>, queue: QueueName, held: &Held) -> Result<bool, Failure> {
     let released = batch.execute(
-        "UPDATE queue_messages SET visible_at = min(enqueued_at, ?4), lease = NULL, \
-         deliveries = max(deliveries - 1, 0) WHERE queue = ?1 AND id = ?2 AND lease = ?3",
-        (rows::queue_code(queue), held.message, held.token, rows::to_column(batch.now)),
+        per_queue!(
+            queue,
+            "UPDATE ",
+            " SET visible_at = min(enqueued_at, ?3), lease = NULL, deliveries = max(deliveries - 1, 0) \
+             WHERE id = ?1 AND lease = ?2"
+        ),
+        (held.message, held.token, rows::to_column(batch.now)),
     )?;
     if released > 0 {
         batch.woken.queue(queue);
@@ -126,11 +132,13 @@ fn dead_letter(
 ) -> Result<bool, Failure> {
     let attempts = dead_letters::attempts(batch, held.message, error)?;
     let buried = batch.execute(
-        "INSERT INTO dead_letters \
-         (queue, request, device, body, reason, attempts, deliveries, enqueued_at, died_at) \
-         SELECT m.queue, b.request, b.device, b.body, ?4, ?5, m.deliveries, m.enqueued_at, ?6 \
-         FROM queue_messages m CROSS JOIN queue_bodies b ON b.id = m.id \
-         WHERE m.queue = ?1 AND m.id = ?2 AND m.lease = ?3",
+        per_queue!(
+            queue,
+            "INSERT INTO dead_letters \
+             (queue, request, device, body, reason, attempts, deliveries, enqueued_at, died_at) \
+             SELECT ?1, b.request, b.device, b.body, ?4, ?5, m.deliveries, m.enqueued_at, ?6 FROM ",
+            " m CROSS JOIN queue_bodies b ON b.id = m.id WHERE m.id = ?2 AND m.lease = ?3"
+        ),
         (
             rows::queue_code(queue),
             held.message,

@@ -20,21 +20,42 @@ CREATE TABLE queue_counters (
 INSERT INTO queue_counters (queue, name, total, dead)
 VALUES (1, 'requests', 0, 0), (2, 'findings', 0, 0), (3, 'outcomes', 0, 0);
 
--- What leasing and settling rewrite: small rows, in the order in which they were sent.
-CREATE TABLE queue_messages (
-    queue       INTEGER NOT NULL,
-    id          INTEGER NOT NULL,
+-- One table per queue of what leasing and settling rewrite: small rows in the order in which they were sent.
+-- `lease` is null while nobody has the message; `failures` is how many attempts queue_attempts has had of it.
+CREATE TABLE queue_requests (
+    id          INTEGER NOT NULL PRIMARY KEY,
     visible_at  INTEGER NOT NULL,
     lease       BLOB,
     deliveries  INTEGER NOT NULL,
     failures    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL,
-    PRIMARY KEY (queue, id)
-) STRICT, WITHOUT ROWID;
+    enqueued_at INTEGER NOT NULL
+) STRICT;
 
-CREATE INDEX queue_messages_by_visibility ON queue_messages (queue, visible_at, id);
+CREATE INDEX queue_requests_by_visibility ON queue_requests (visible_at);
 
--- What is written once and read once.
+CREATE TABLE queue_findings (
+    id          INTEGER NOT NULL PRIMARY KEY,
+    visible_at  INTEGER NOT NULL,
+    lease       BLOB,
+    deliveries  INTEGER NOT NULL,
+    failures    INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX queue_findings_by_visibility ON queue_findings (visible_at);
+
+CREATE TABLE queue_outcomes (
+    id          INTEGER NOT NULL PRIMARY KEY,
+    visible_at  INTEGER NOT NULL,
+    lease       BLOB,
+    deliveries  INTEGER NOT NULL,
+    failures    INTEGER NOT NULL,
+    enqueued_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX queue_outcomes_by_visibility ON queue_outcomes (visible_at);
+
+-- What is written once and read once: the bodies of all queues. Their numbers are the messages' ids.
 CREATE TABLE queue_bodies (
     id      INTEGER NOT NULL PRIMARY KEY,
     request BLOB NOT NULL,

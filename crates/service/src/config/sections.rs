@@ -96,7 +96,7 @@ pub struct Ingress {
     #[config(default = 25000)]
     pub connections: usize,
     /// With more messages than this waiting, new ones are turned away with 503.
-    #[config(default = 1000000)]
+    #[config(default = 1_000_000)]
     pub depth: u64,
 }
 

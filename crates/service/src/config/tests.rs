@@ -17,14 +17,22 @@ fn a_name_is_all_it_takes() {
     assert_eq!(config.workers, WorkerSettings::default());
     assert_eq!(config.freshness, Freshness::default());
     assert_eq!(config.join_types, JoinTypes::default());
-    assert!(config.sections.data.file.ends_with("keyturn.db") && config.sections.data.file.parent().is_some());
+    assert!(
+        config.sections.data.file.ends_with("keyturn.db") && config.sections.data.file.parent().is_some()
+    );
 }
 
 #[test]
 fn mistakes_are_named_with_line_and_key() {
     for (text, parts) in [
-        ("[deployment]\nname = \"a\"\n[rotation]\nupdate_frequncy = \"3d\"\n", &["line 4", "update_frequncy"][..]),
-        ("[deployment]\nname = \"a\"\n[rotation]\nupdate_frequency = \"3 days\"\n", &["line 4", "update_frequency", "3d"]),
+        (
+            "[deployment]\nname = \"a\"\n[rotation]\nupdate_frequncy = \"3d\"\n",
+            &["line 4", "update_frequncy"][..],
+        ),
+        (
+            "[deployment]\nname = \"a\"\n[rotation]\nupdate_frequency = \"3 days\"\n",
+            &["line 4", "update_frequency", "3d"],
+        ),
         ("[deployment]\nname = \"a\"\n[password]\nlength = \"x\"\n", &["line 4", "length"]),
         ("[deployment]\nname = \"Contoso!\"\n", &["./keyturn.toml: deployment.name", "a-z"]),
         ("", &["deployment.name"]),

@@ -35,9 +35,14 @@ impl Tls {
     /// change; files that cannot be used leave the certificate in use as it is, and a warning.
     pub fn open(certificate: &Path, key: &Path, stop: CancellationToken) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
-        let files = Files { certificate: certificate.to_owned(), key: key.to_owned(), provider: Arc::clone(&provider) };
+        let files = Files {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            provider: Arc::clone(&provider),
+        };
         let current = Arc::new(Current(RwLock::new(Arc::new(files.read()?))));
-        let failed = |error: rustls::Error| TlsError { file: certificate.to_owned(), problem: error.to_string() };
+        let failed =
+            |error: rustls::Error| TlsError { file: certificate.to_owned(), problem: error.to_string() };
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(failed)?
@@ -58,7 +63,9 @@ impl Tls {
 /// quarter cheaper.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     provider
 }
 
@@ -111,7 +118,9 @@ impl Files {
                     *current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
                     info!(file = %self.certificate.display(), "the server certificate was read again");
                 }
-                Err(error) => warn!(error = %error, "the new server certificate cannot be used, the old one stays"),
+                Err(error) => {
+                    warn!(error = %error, "the new server certificate cannot be used, the old one stays");
+                }
             }
         }
     }

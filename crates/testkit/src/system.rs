@@ -1,0 +1,350 @@
+//! The whole pipeline in one process: the real roles on a real file, the clock ticked by hand, every message
+//! delivered twice.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    reason = "what a test stands on fails by panicking"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::join_type::JoinTypes;
+use keyturn_domain::lane::{Lane, RotationPolicy};
+use keyturn_domain::password::{Password, PasswordPolicy};
+use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
+use keyturn_ingress::Ingress;
+use keyturn_notifier::Notifier;
+use keyturn_pipeline::handler::Handler;
+use keyturn_pipeline::worker::{Worker, WorkerSettings};
+use keyturn_ports::directory::DirectoryAdmin as _;
+use keyturn_ports::ledger::{LedgerOperator as _, LedgerReader as _};
+use keyturn_ports::queue::{Queue as _, QueueName};
+use keyturn_ports::vault::VaultReader as _;
+use keyturn_rotator::Rotator;
+use keyturn_schemas::claims::Deployment;
+use keyturn_schemas::finding::FindingKeys;
+use keyturn_schemas::mac::{KeyId, KeyRing};
+use keyturn_schemas::nonce::{Nonce, NonceKeys};
+use keyturn_schemas::result::{self, Answer};
+use keyturn_schemas::signing::SigningKey;
+use keyturn_schemas::stamp::{Freshness, StampKeys};
+use keyturn_schemas::ticket::TicketKeys;
+use keyturn_validator::Validator;
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+use zeroize::Zeroizing;
+
+use crate::clock::ManualClock;
+use crate::device::FakeDevice;
+use crate::entropy::SeededEntropy;
+use crate::faults::{Faults, Faulty};
+
+/// The whole pipeline. When it is dropped, every queue must be empty.
+pub struct System {
+    /// The clock of all of it.
+    pub clock: ManualClock,
+    /// The engines, without faults.
+    pub database: Database,
+    /// The vault, without faults.
+    pub vault: SealedVault,
+    faults: Arc<Faults>,
+    router: Router,
+    workers: [Worker; 3],
+    signing: Arc<SigningKey>,
+    left_over: u64,
+    _folder: TempDir,
+}
+
+/// An answer of the device API.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: String,
+}
+
+/// The deployment's name.
+pub fn deployment() -> Deployment {
+    "test".parse().expect("a name")
+}
+
+impl System {
+    /// A pipeline whose engines have these faults.
+    pub fn new(faults: Arc<Faults>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock = ManualClock::default();
+        let (time, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+            (Arc::new(clock.clone()), Arc::new(SeededEntropy::new(1)));
+        let options =
+            OpenOptions::new(folder.path().join("keyturn.db"), Arc::clone(&time), Arc::clone(&entropy));
+        let database = Database::open(options).expect("a fresh file opens");
+        let vault = vault(&database);
+        let signing = Arc::new(SigningKey::from_seed("signing-1", &[8; 32]).expect("a seed"));
+        let parts = Parts { faults: &faults, database: &database, time: &time, entropy: &entropy };
+        let router = parts.router();
+        let workers = [
+            parts.worker(QueueName::Requests, parts.validator()),
+            parts.worker(QueueName::Findings, parts.rotator(&signing)),
+            parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
+        ];
+        Self { clock, database, vault, faults, router, workers, signing, left_over: 0, _folder: folder }
+    }
+
+    /// Registers a device in the directory.
+    pub async fn register(&self, device: &FakeDevice) {
+        self.database.put(vec![device.record()]).await.expect("the directory takes records");
+    }
+
+    /// A nonce of the device API.
+    pub async fn nonce(&self) -> Nonce {
+        self.clock.advance(Duration::from_millis(1));
+        let reply = self.get("/v1/nonce").await.expect("nonces need no engine");
+        let body: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+        body["nonce"].as_str().expect("a nonce").parse().expect("a nonce")
+    }
+
+    /// Posts a message as an agent does: the same bytes again until they are taken or refused. Returns the ticket,
+    /// or what was answered instead.
+    pub async fn post(&self, path: &str, message: &str) -> Result<String, Reply> {
+        self.clock.advance(Duration::from_millis(1));
+        for _ in 0..4 {
+            let request = Request::post(path).header(header::CONTENT_TYPE, "application/jose");
+            let Some(reply) =
+                self.call(request.body(Body::from(message.to_owned())).expect("a request")).await
+            else {
+                continue;
+            };
+            match reply.status {
+                StatusCode::ACCEPTED => {
+                    let body: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+                    return Ok(body["ticket"].as_str().expect("a ticket").to_owned());
+                }
+                StatusCode::SERVICE_UNAVAILABLE => {}
+                _ => return Err(reply),
+            }
+        }
+        panic!("the message was never taken");
+    }
+
+    /// Polls once.
+    pub async fn poll(&self, ticket: &str) -> Reply {
+        self.get(&format!("/v1/requests/{ticket}")).await.expect("polls are not cut off")
+    }
+
+    /// The signed answer that waits behind a ticket.
+    pub async fn answer(&self, ticket: &str) -> Answer {
+        let reply = self.poll(ticket).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.body);
+        result::verify(&reply.body, &[self.signing.public()]).expect("the answer is signed")
+    }
+
+    /// Lets the workers work until all queues are empty, across leases and delays.
+    pub async fn settle(&mut self) {
+        for _ in 0..60 {
+            while self.step().await > 0 {}
+            self.left_over = self.total(|depth| depth.total).await;
+            if self.left_over == 0 {
+                return;
+            }
+            self.clock.advance(Duration::from_secs(31));
+        }
+        panic!("the pipeline does not settle");
+    }
+
+    /// One step of every worker. Returns how many messages were handled.
+    pub async fn step(&self) -> usize {
+        let mut handled = 0;
+        for worker in &self.workers {
+            handled += tokio::select! {
+                stepped = worker.step() => stepped.unwrap_or(0),
+                () = self.faults.died.notified() => 0,
+            };
+        }
+        handled
+    }
+
+    /// A whole rotation of a device: request, answer, account, report. Returns whether a version was set.
+    pub async fn rotate(&mut self, device: &mut FakeDevice) -> bool {
+        let request = device.request(self.nonce().await);
+        let ticket = self.post("/v1/requests", &request).await.expect("the request is taken");
+        self.settle().await;
+        let applied = device.apply(&self.answer(&ticket).await);
+        if applied {
+            let report = device.report(self.nonce().await);
+            self.post("/v1/reports", &report).await.expect("the report is taken");
+            self.settle().await;
+        }
+        applied
+    }
+
+    /// Asks for a rotation.
+    pub async fn force(&self, device: &FakeDevice) {
+        self.database.force(device.id, self.clock.now()).await.expect("the ledger takes commands");
+    }
+
+    /// The lanes of a device.
+    pub async fn lanes(&self, device: &FakeDevice) -> Vec<Lane> {
+        self.database.lanes(device.id).await.expect("the ledger can be read")
+    }
+
+    /// The password of the only candidate of a device, which must be confirmed.
+    pub async fn confirmed(&self, device: &FakeDevice) -> Password {
+        let lanes = self.lanes(device).await;
+        let [lane] = lanes.as_slice() else { panic!("{} lanes", lanes.len()) };
+        let candidates = lane.candidates();
+        let [only] = candidates.as_slice() else { panic!("{candidates:?}") };
+        assert_eq!(
+            lane.confirmed.map(|dated| dated.version),
+            Some(only.version),
+            "the candidate is confirmed"
+        );
+        let vault_ref = self.database.vault_ref(only.version).await.expect("readable").expect("issued");
+        self.vault
+            .read(lane.key.id(), only.version, &vault_ref)
+            .await
+            .expect("readable")
+            .expect("in the vault")
+    }
+
+    /// Dead letters in all queues.
+    pub async fn dead(&self) -> u64 {
+        self.total(|depth| depth.dead).await
+    }
+
+    async fn total(&self, of: impl Fn(keyturn_ports::queue::Depth) -> u64) -> u64 {
+        let mut total = 0;
+        for queue in QueueName::ALL {
+            total += of(self.database.depth(queue).await.expect("the queue tells its depth"));
+        }
+        total
+    }
+
+    async fn get(&self, path: &str) -> Option<Reply> {
+        self.call(Request::get(path).body(Body::empty()).expect("a request")).await
+    }
+
+    /// None if the ingress died on the way.
+    async fn call(&self, request: Request<Body>) -> Option<Reply> {
+        let answering = async {
+            let response = self.router.clone().oneshot(request).await.expect("the router does not fail");
+            let status = response.status();
+            let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+            Reply { status, body: String::from_utf8_lossy(&body).into_owned() }
+        };
+        tokio::select! {
+            reply = answering => Some(reply),
+            () = self.faults.died.notified() => None,
+        }
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.left_over, 0, "messages are left in the queues");
+        }
+    }
+}
+
+/// What roles are built from.
+struct Parts<'a> {
+    faults: &'a Arc<Faults>,
+    database: &'a Database,
+    time: &'a Arc<dyn Clock>,
+    entropy: &'a Arc<dyn Entropy>,
+}
+
+fn vault(database: &Database) -> SealedVault {
+    let master = MasterKeys::new([MasterKey::new(Zeroizing::new([9; 32]))]).expect("there is a key");
+    SealedVault::new(database.clone(), master)
+}
+
+fn ring(seed: u8) -> KeyRing {
+    KeyRing::new([(KeyId(1), [seed; 32])])
+}
+
+impl Parts<'_> {
+    fn faulty<E>(&self, engine: E) -> Arc<Faulty<E>> {
+        Arc::new(Faulty { engine, faults: Arc::clone(self.faults), twice: true })
+    }
+
+    fn router(&self) -> Router {
+        let settings = keyturn_ingress::Settings {
+            deployment: deployment(),
+            name: "test".to_owned(),
+            freshness: Freshness::default(),
+            limits: keyturn_ingress::Limits::default(),
+            key_set: "none".to_owned(),
+        };
+        let keys = keyturn_ingress::Keys {
+            nonces: NonceKeys::new(ring(1)),
+            stamps: StampKeys::new(ring(2)),
+            tickets: TicketKeys::new(ring(3)),
+        };
+        let ports = keyturn_ingress::Ports {
+            intake: self.faulty(self.database.clone()),
+            queue: self.faulty(self.database.clone()),
+            results: Arc::new(self.database.clone()),
+        };
+        Ingress::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy)).router()
+    }
+
+    fn validator(&self) -> Validator {
+        let settings = keyturn_validator::Settings {
+            deployment: deployment(),
+            join_types: JoinTypes::default(),
+            freshness: Freshness::default(),
+        };
+        let keys = keyturn_validator::Keys {
+            nonces: NonceKeys::new(ring(1)),
+            stamps: StampKeys::new(ring(2)),
+            findings: FindingKeys::new(ring(4)),
+        };
+        Validator::new(settings, keys, self.faulty(self.database.clone()), Arc::clone(self.time))
+    }
+
+    fn rotator(&self, signing: &Arc<SigningKey>) -> Rotator {
+        let settings = keyturn_rotator::Settings {
+            deployment: deployment(),
+            rotation: RotationPolicy::default(),
+            passwords: PasswordPolicy::default(),
+            freshness: Freshness::default(),
+            finding_max_age: Duration::from_mins(10),
+            result_ttl: Duration::from_hours(24),
+        };
+        let keys = keyturn_rotator::Keys {
+            nonces: NonceKeys::new(ring(1)),
+            stamps: StampKeys::new(ring(2)),
+            findings: FindingKeys::new(ring(4)),
+            signing: Arc::clone(signing),
+        };
+        let ports = keyturn_rotator::Ports {
+            ledger: self.faulty(self.database.clone()),
+            reader: self.faulty(self.database.clone()),
+            vault: self.faulty(vault(self.database)),
+        };
+        Rotator::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy))
+    }
+
+    fn worker(&self, queue: QueueName, handler: impl Handler) -> Worker {
+        Worker {
+            queue: self.faulty(self.database.clone()),
+            name: queue,
+            handler: Arc::new(handler),
+            settings: WorkerSettings::default(),
+            clock: Arc::clone(self.time),
+            entropy: Arc::clone(self.entropy),
+        }
+    }
+}
