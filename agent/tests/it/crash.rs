@@ -1,7 +1,7 @@
 //! The plug is pulled at every step, and the next run finds its way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use keyturn_agent::accounts::file::{Faults, FileAccounts};
 use keyturn_agent::accounts::{self, Accounts, Found, Verdict};
@@ -161,18 +161,20 @@ async fn an_error_that_set_the_password_survives_a_crash_at_any_point() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_dropped_while_it_sets_comes_to_rest() {
+async fn a_run_that_is_dropped_while_it_sets_comes_to_rest_before_the_next_one_starts() {
     let server = Server::start().await;
-    let (journaled, first) = signal();
-    let (proved, second) = signal();
-    let observer = Signals { journaled, proved };
-    let deps = Deps::system(server.account(Faults::default())).observed(Arc::new(observer));
+    let (journaled, first) = oneshot::channel();
+    let (release, released) = mpsc::channel();
+    let pause = Pause(Mutex::new(Some((journaled, released))));
+    let deps = Deps::system(server.account(Faults::default())).observed(Arc::new(pause));
     let agent = Agent::new(server.settings(), deps).unwrap();
     let run = tokio::spawn(async move { agent.once().await });
     first.await.unwrap();
     run.abort();
-    second.await.unwrap();
     assert!(run.await.unwrap_err().is_cancelled());
+    let error = server.agent().once().await.unwrap_err();
+    assert_eq!(error.code(), "locked", "the account is still being changed");
+    release.send(()).unwrap();
     while Lock::take(&server.folder().join("state")).is_err() {
         tokio::task::yield_now().await;
     }
@@ -181,29 +183,15 @@ async fn a_run_that_is_dropped_while_it_sets_comes_to_rest() {
     settle(&server).await;
 }
 
-type Sender = Mutex<Option<oneshot::Sender<()>>>;
+/// Says when the first version has been journaled, and goes on when told to.
+struct Pause(Mutex<Option<(oneshot::Sender<()>, mpsc::Receiver<()>)>>);
 
-fn signal() -> (Sender, oneshot::Receiver<()>) {
-    let (sender, receiver) = oneshot::channel();
-    (Mutex::new(Some(sender)), receiver)
-}
-
-/// Says when a version has been journaled, and when it has been proved.
-struct Signals {
-    journaled: Sender,
-    proved: Sender,
-}
-
-impl Observer for Signals {
+impl Observer for Pause {
     fn reached(&self, stage: Stage) {
-        let sender = match stage {
-            Stage::Journaled(_) => &self.journaled,
-            Stage::Proved(_) => &self.proved,
-            _ => return,
-        };
-        // The next runs of this test pass here as well.
-        if let Some(sender) = sender.lock().unwrap().take() {
-            sender.send(()).unwrap();
+        let first = self.0.lock().unwrap().take_if(|_| matches!(stage, Stage::Journaled(_)));
+        if let Some((journaled, released)) = first {
+            journaled.send(()).unwrap();
+            released.recv().unwrap();
         }
     }
 }

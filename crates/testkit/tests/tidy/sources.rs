@@ -1,0 +1,59 @@
+//! What stands in Rust files, and what may not.
+
+use super::{none, rust};
+
+/// No file is longer, tests not counted.
+const LINES: usize = 600;
+
+/// Nowhere in any Rust file, tests included: a lint is expected with a reason, and nothing is left for later.
+const NOWHERE: [&str; 6] = ["#[allow(", "#![allow(", "#[ignore", "todo!", "unimplemented!", "dbg!"];
+
+/// Where passwords are read, by the beginnings of paths: where they are sealed, stored, set, and shown. Everywhere
+/// else they are handed on unread.
+const PASSWORD_READERS: [&str; 4] =
+    ["schemas/src/seal.rs", "crates/embedded/src/vault", "agent/src/accounts", "ops/src/commands/reveal.rs"];
+
+/// Where a password's text lies, and the one function is that lets it out.
+const PASSWORD: &str = "crates/domain/src/password.rs";
+
+#[test]
+fn no_file_is_too_long() {
+    let long = rust::shipped().into_iter().filter(|source| source.lines() > LINES);
+    none(
+        "files of more than 600 lines without tests",
+        long.map(|one| format!("{}: {}", one.path, one.lines())),
+    );
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent = rust::shipped().into_iter().filter(|source| !source.text.starts_with("//!"));
+    none("files that do not open with `//!`", silent.map(|source| source.path));
+}
+
+#[test]
+fn no_lint_is_allowed_and_nothing_is_left_for_later() {
+    let mut found = Vec::new();
+    for source in rust::all() {
+        for word in NOWHERE {
+            let hits = source.code.match_indices(word);
+            let hits = hits.filter(|(at, _)| !source.code[..*at].ends_with(rust::is_word));
+            found.extend(hits.map(|(at, word)| format!("{}: {word}", source.place(at))));
+        }
+    }
+    none("what no Rust file may have", found);
+}
+
+#[test]
+fn passwords_are_read_only_where_they_have_to_be() {
+    let mut found = Vec::new();
+    for source in rust::shipped() {
+        let may_read = PASSWORD_READERS.iter().any(|beginning| source.path.starts_with(beginning));
+        let may_unwrap = source.path == PASSWORD;
+        for (call, may) in [(".expose(", may_read), ("::expose", may_read), ("expose_secret", may_unwrap)] {
+            let hits = source.code.match_indices(call).filter(|_| !may);
+            found.extend(hits.map(|(at, call)| format!("{}: {call}", source.place(at))));
+        }
+    }
+    none("passwords read where they should be handed on", found);
+}
