@@ -1,0 +1,8 @@
+//! The command line and the real processes, as their users meet them.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod canary;
+mod cli;
+mod deployment;
+mod processes;

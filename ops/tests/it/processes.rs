@@ -1,0 +1,263 @@
+//! The roles as separate processes on one file, killed without warning again and again.
+
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use keyturn_agent::accounts::file::FileAccounts;
+use keyturn_agent::accounts::{Accounts as _, Verdict};
+use keyturn_agent::identity::Identity;
+use keyturn_agent::observer::{Observer, Stage};
+use keyturn_agent::settings::{Settings, Timing};
+use keyturn_agent::{Agent, Deps};
+use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::ids::RequestId;
+use keyturn_domain::label::Label;
+use keyturn_domain::password::Password;
+use keyturn_schemas::claims::Labels;
+use keyturn_service::config::Config;
+use keyturn_service::engines::Engines;
+
+use crate::deployment::{Deployment, Registration, register};
+
+const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
+const DEVICES: usize = 5;
+const ROUNDS: usize = 8;
+
+/// One role's process.
+struct Role {
+    name: &'static str,
+    child: Child,
+}
+
+/// A device whose agent runs in this process; its account is a file.
+struct Device {
+    name: String,
+    settings: Settings,
+    accounts: Arc<FileAccounts>,
+    accepted: Arc<Accepted>,
+}
+
+/// The messages that were answered with 202.
+#[derive(Default)]
+struct Accepted(Mutex<Vec<RequestId>>);
+
+impl Observer for Accepted {
+    fn reached(&self, stage: Stage) {
+        if let Stage::Requested(rid) | Stage::Reported(rid) = stage {
+            self.0.lock().unwrap().push(rid);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_killed_at_any_moment_lose_nothing() {
+    build();
+    let deployment = Deployment::init();
+    let address = free_address();
+    deployment.configure(&format!(
+        "[ingress]\nlisten = \"{address}\"\n[workers]\nlease = \"1s\"\nfirst_delay = \"50ms\"\nmax_deliveries = 1000\n\
+         [rotation]\nversions_per_day = 1000\n"
+    ));
+    let devices: Vec<Device> = (0..DEVICES).map(|number| install(&deployment, number, address)).collect();
+    let mut roles: Vec<Role> = ROLES.iter().map(|name| Role::start(name, &deployment)).collect();
+
+    let mut kills = 0;
+    for round in 0..ROUNDS {
+        let mut agents = tokio::task::JoinSet::new();
+        for device in &devices {
+            agents.spawn(run(device.agent()));
+        }
+        while !agents.is_empty() {
+            tokio::select! {
+                ended = agents.join_next() => ended.unwrap().unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(u64::from(random(60)) + 2)) => {
+                    let victim = usize::try_from(random(4)).unwrap();
+                    roles[victim].kill_and_restart(&deployment);
+                    kills += 1;
+                }
+            }
+        }
+        for device in &devices {
+            device.invariant_shown(&deployment, round);
+            deployment.ok(&["device", "rotate-now", &device.name, "--reason", "next round"]);
+        }
+    }
+    assert!(kills >= ROUNDS, "{kills} kills prove little");
+    for device in &devices {
+        let outcome = device.agent().once().await.unwrap();
+        assert!(outcome.is_success(), "{outcome}");
+        device.invariant_settled(&deployment);
+    }
+    nothing_is_lost(&deployment, &devices).await;
+    for mut role in roles {
+        role.end();
+    }
+}
+
+/// Runs an agent as its service does: again until it has rotated, whatever happens to the server.
+async fn run(agent: Agent) {
+    for _ in 0..40 {
+        if agent.once().await.is_ok_and(|outcome| outcome.is_success()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the agent never succeeded");
+}
+
+async fn nothing_is_lost(deployment: &Deployment, devices: &[Device]) {
+    let engines = Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap();
+    let accepted: Vec<RequestId> = devices.iter().flat_map(|device| device.accepted.0.lock().unwrap().clone()).collect();
+    assert!(accepted.len() >= DEVICES * ROUNDS * 2);
+    for rid in accepted {
+        let mut tries = 0;
+        while engines.result_reader().result(rid).await.unwrap().is_none() {
+            tries += 1;
+            assert!(tries < 200, "the acknowledged message {rid} has no result");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let queues: serde_json::Value = serde_json::from_str(&deployment.ok(&["--output", "json", "queues"])).unwrap();
+    assert!(queues.as_array().unwrap().iter().all(|queue| queue["dead"] == 0), "{queues}");
+}
+
+impl Role {
+    fn start(name: &'static str, deployment: &Deployment) -> Self {
+        let child = Command::new(binary(&format!("keyturn-{name}")))
+            .arg("--config")
+            .arg(deployment.config())
+            .args(["--health", "off"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { name, child }
+    }
+
+    fn kill_and_restart(&mut self, deployment: &Deployment) {
+        assert!(self.child.try_wait().unwrap().is_none(), "{} ended by itself", self.name);
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        *self = Self::start(self.name, deployment);
+    }
+
+    /// Ends the role as systemd does, and expects it to end well.
+    fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{} does not end cleanly on SIGTERM", self.name);
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // Already gone, unless the test failed half-way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Device {
+    fn agent(&self) -> Agent {
+        let deps = Deps::system(Arc::clone(&self.accounts) as _).observed(Arc::clone(&self.accepted) as _);
+        Agent::new(self.settings.clone(), deps).unwrap()
+    }
+
+    /// What a reveal shows now.
+    fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
+        let printed = deployment.ok(&["--output", "json", "reveal", &self.name, "--reason", "test"]);
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&printed).unwrap();
+        let field = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_owned();
+        rows.iter().map(|row| (field(row, "standing"), field(row, "password"))).collect()
+    }
+
+    fn accepts(&self, password: &str) -> bool {
+        matches!(self.accounts.verify(&Password::new(password.to_owned())), Ok(Verdict::Accepted))
+    }
+
+    fn invariant_shown(&self, deployment: &Deployment, round: usize) {
+        let shown = self.shown(deployment);
+        assert!(shown.iter().any(|(_, password)| self.accepts(password)), "{} in round {round}", self.name);
+    }
+
+    fn invariant_settled(&self, deployment: &Deployment) {
+        for _ in 0..100 {
+            let shown = self.shown(deployment);
+            if shown.len() == 1 && shown[0].0 == "confirmed" && self.accepts(&shown[0].1) {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        panic!("{} does not settle", self.name);
+    }
+}
+
+fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Device {
+    let name = format!("LAB-{number:02}");
+    let Registration { id, key, certificate } = register();
+    let registration = Registration { id, key, certificate };
+    deployment.add(&registration, &name);
+    let root = std::fs::read_to_string(deployment.path("data/root.pub.json")).unwrap();
+    let identity = Identity::from_der(&registration.certificate, &registration.key).unwrap();
+    let state = deployment.path(&format!("devices/{name}"));
+    std::fs::create_dir_all(&state).unwrap();
+    let accounts = FileAccounts::new(
+        state.join("account.json"),
+        Label::parse("localadmin").unwrap(),
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+    )
+    .danger_iterations(NonZeroU32::MIN);
+    let timing = Timing {
+        gap: Duration::from_millis(5),
+        retry: Duration::from_millis(20),
+        unknown_post: Duration::from_secs(3),
+        long_poll: Duration::from_secs(2),
+        ..Timing::default()
+    };
+    let settings = Settings {
+        server: format!("http://{address}").parse().unwrap(),
+        ca: None,
+        deployment: "test".parse().unwrap(),
+        root: serde_json::from_str(&root).unwrap(),
+        device: id,
+        identity: Arc::new(identity),
+        state,
+        labels: Labels::default(),
+        machine: None,
+        create_account: true,
+        wait: Duration::from_mins(1),
+        check_in: Duration::from_secs(5),
+        timing,
+    };
+    Device { name, settings, accounts: Arc::new(accounts), accepted: Arc::default() }
+}
+
+/// Builds the roles' binaries: this package's tests do not depend on them.
+fn build() {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--quiet", "--offline"]);
+    for role in ROLES {
+        command.args(["-p", &format!("keyturn-{role}")]);
+    }
+    assert!(command.status().unwrap().success());
+}
+
+/// A program beside this package's own.
+fn binary(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_keyturn")).with_file_name(name)
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn random(bound: u32) -> u32 {
+    let entropy: &dyn Entropy = &SystemEntropy;
+    entropy.below(bound)
+}
