@@ -21,7 +21,7 @@ use self::place::Source;
 use crate::about;
 use crate::identity::{self, Identity};
 use crate::settings::{CHECK_IN, ServerUrl, Settings, Timing, WAIT};
-use crate::span::Span;
+use keyturn_domain::span::Span;
 
 /// Where the file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/keyturn/agent.toml";

@@ -13,7 +13,6 @@ pub mod cli;
 pub mod about;
 pub mod config;
 pub mod settings;
-pub mod span;
 
 pub mod agent;
 pub mod cycle;

@@ -51,7 +51,7 @@ pub(crate) enum Answering {
 }
 
 /// The code of a refusal because a message's mark was used before.
-const MARK_REUSED: &str = "KT-0210";
+pub(crate) const MARK_REUSED: &str = "KT-0210";
 /// The code of a refusal because the message has no lane and cannot open one.
 const NO_LANE: &str = "KT-0211";
 
@@ -80,14 +80,13 @@ pub(crate) fn plan(judged: &Judged, loaded: &Loaded, policy: &RotationPolicy, no
     }
 }
 
-/// The answer to a message whose mark belongs to another.
-pub(crate) const fn disowned() -> Answering {
-    Answering::Word(Code::Refused, None)
+impl Answering {
+    /// A signed refusal.
+    pub(crate) const REFUSED: Self = Self::Word(Code::Refused, None);
 }
 
 fn refusal(check: Check) -> Act {
-    let reply =
-        if check.is_after_proof() { Answering::Word(Code::Refused, None) } else { Answering::Unsigned };
+    let reply = if check.is_after_proof() { Answering::REFUSED } else { Answering::Unsigned };
     Act { lane: None, happenings: vec![Happening::RequestRefused { code: check.code().to_owned() }], reply }
 }
 
@@ -121,15 +120,10 @@ fn decided(judged: &Judged, loaded: &Loaded, order: Order, policy: &RotationPoli
         Reply::Revalidate => return Plan::Revalidate,
         Reply::Refused => {
             happenings.push(Happening::RequestRefused { code: NO_LANE.to_owned() });
-            Answering::Word(Code::Refused, None)
+            Answering::REFUSED
         }
     };
     Plan::Act(Box::new(Act { lane: lane.map(|value| Stored { value, revision }), happenings, reply }))
-}
-
-/// What happened when a mark was used twice, for the log.
-pub(crate) const fn disowned_code() -> &'static str {
-    MARK_REUSED
 }
 
 fn heard(judged: &Judged, loaded: &Loaded, order: Order) -> Option<Heard> {

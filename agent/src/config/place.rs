@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::{Error, cannot_read};
-use crate::span::Span;
+use keyturn_domain::span::Span;
 
 /// The file that is read.
 pub(super) struct Source<'a> {

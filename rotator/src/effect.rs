@@ -1,0 +1,69 @@
+//! Everything one message does, as one transaction.
+
+use keyturn_domain::ids::{EventId, RequestId};
+use keyturn_domain::lane;
+use keyturn_ports::ledger::{Commit, Happening, Issued, NewEvent, Stored};
+use keyturn_ports::queue::{NewMessage, QueueName};
+use sha2::{Digest, Sha256};
+
+use crate::answer::{Said, Speaker};
+use crate::handler::Inner;
+use crate::judge::Judged;
+use crate::plan::{self, Act, Answering};
+use crate::versions::Ready;
+
+impl Inner {
+    /// The effect of a message: its lane, what happened, and the answer on its way to the notifier.
+    pub(crate) fn effect(&self, judged: &Judged, mut act: Act, ready: Option<Ready>) -> Commit {
+        let now = self.clock.now();
+        let wanted = plan::wanted(judged);
+        let answer = self.say(judged, act.reply, ready.as_ref());
+        let issued = ready.and_then(|ready| ready.issued);
+        if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
+            (act.reply, act.lane.as_mut(), issued.as_ref())
+        {
+            let event = lane::minted(value, *version, reason, &self.settings.rotation, now);
+            act.happenings.push(Happening::Lane { lane: wanted.lane, event });
+        }
+        let event = |(index, what): (u64, Happening)| NewEvent {
+            id: event_id(wanted.request, index),
+            at: now,
+            device: wanted.device,
+            request: wanted.request,
+            what,
+        };
+        Commit {
+            request: wanted.request,
+            mark: wanted.mark,
+            lane: act.lane,
+            issued,
+            events: (0..).zip(act.happenings).map(event).collect(),
+            outbox: vec![(QueueName::Outcomes, answer)],
+        }
+    }
+
+    /// The answer to a message, on its way to the notifier.
+    pub(crate) fn say(&self, judged: &Judged, answering: Answering, ready: Option<&Ready>) -> NewMessage {
+        let now = self.clock.now();
+        let speaker = Speaker {
+            deployment: &self.settings.deployment,
+            key: &self.keys.signing,
+            now,
+            expires: now.plus(self.settings.result_ttl),
+        };
+        let said = match (answering, ready) {
+            (_, Some(ready)) => Said::Version(ready),
+            (Answering::Word(code, retry_at), None) => Said::Word(code, retry_at),
+            (Answering::Unsigned | Answering::Outstanding(_) | Answering::Fresh(_), None) => Said::Unsigned,
+        };
+        speaker.say(judged, &said)
+    }
+}
+
+/// The same for the same fact, so that a repeat is merged.
+fn event_id(request: RequestId, index: u64) -> EventId {
+    let digest = Sha256::new().chain_update(request.as_bytes()).chain_update(index.to_be_bytes()).finalize();
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    EventId(id)
+}

@@ -1,0 +1,44 @@
+//! Telling the log and the metrics what took effect.
+
+use keyturn_domain::lane::LaneEvent;
+use keyturn_ports::ledger::{Commit, Happening};
+use tracing::{info, warn};
+
+use crate::judge::Judged;
+
+/// Tells what a message did.
+pub(crate) fn tell(judged: &Judged, commit: &Commit) {
+    let (rid, device, trace) = (commit.request, judged.lane.device, judged.trace.trace_id());
+    for event in &commit.events {
+        match &event.what {
+            Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
+                metrics::counter!("keyturn_rotations_total", "outcome" => "minted").increment(1);
+                info!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace, reason = ?reason,
+                    "a version is minted");
+            }
+            Happening::Lane { event: LaneEvent::PasswordConfirmed { version }, .. } => {
+                metrics::counter!("keyturn_rotations_total", "outcome" => "confirmed").increment(1);
+                info!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace,
+                    "the device confirmed its version");
+            }
+            Happening::Lane { event: LaneEvent::PasswordRefused { version }, .. } => {
+                metrics::counter!("keyturn_rotations_total", "outcome" => "refused").increment(1);
+                warn!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace,
+                    "the device refused a version");
+            }
+            Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => {
+                metrics::counter!("keyturn_alarms_total").increment(1);
+                warn!(request.id = %rid, device.id = %device, trace.id = trace, alarm = ?alarm, "alarm");
+            }
+            Happening::Lane { event: LaneEvent::LaneOpened, .. } => {
+                info!(request.id = %rid, device.id = %device, trace.id = trace, "a lane is opened");
+            }
+            Happening::RequestRefused { code } => {
+                warn!(request.id = %rid, device.id = %device, trace.id = trace, code, "the message is refused");
+            }
+            Happening::Client { result, .. } => {
+                info!(request.id = %rid, device.id = %device, trace.id = trace, result, "the device sent an event");
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One wave: load, decide, vault, sign, commit, for messages of different devices.
+
+use keyturn_pipeline::handler::{Failure, Handled};
+use keyturn_ports::ledger::{Commit, Committed};
+use keyturn_ports::queue::{NewMessage, QueueName};
+use tracing::{info, warn};
+
+use crate::handler::Inner;
+use crate::judge::Judged;
+use crate::plan::{self, Act, Answering, MARK_REUSED, Plan, plan};
+use crate::tell::tell;
+use crate::versions::{Need, Ready, Versions};
+
+/// A judged message, and its place in the batch.
+pub(crate) struct Case {
+    pub(crate) slot: usize,
+    pub(crate) judged: Judged,
+}
+
+/// What is done, by its place in the batch.
+type Done = Vec<(usize, Handled)>;
+
+impl Inner {
+    /// Works off a wave. Returns what is done, and what has to be decided again because its lane changed.
+    pub(crate) async fn work(&self, wave: Vec<Case>) -> (Done, Vec<Case>) {
+        let wanted = wave.iter().map(|case| plan::wanted(&case.judged)).collect();
+        let loaded = match self.ports.ledger.load(wanted).await {
+            Ok(loaded) => loaded,
+            Err(error) => return (fail_all(&wave, &error), Vec::new()),
+        };
+        let now = self.clock.now();
+        let (mut done, mut acts) = (Vec::with_capacity(wave.len()), Vec::with_capacity(wave.len()));
+        for (case, loaded) in wave.into_iter().zip(&loaded) {
+            match plan(&case.judged, loaded, &self.settings.rotation, now) {
+                Plan::Nothing => done.push((case.slot, Handled::done())),
+                Plan::Revalidate => done.push((case.slot, revalidate(&case.judged))),
+                Plan::Disown => done.push((case.slot, self.disown(&case.judged))),
+                Plan::Act(act) => acts.push((case, *act)),
+            }
+        }
+        let drafts = self.draft(acts, &mut done).await;
+        let again = self.commit(drafts, &mut done).await;
+        (done, again)
+    }
+
+    fn disown(&self, judged: &Judged) -> Handled {
+        let (rid, device) = (judged.message.message().rid(), judged.lane.device);
+        warn!(request.id = %rid, device.id = %device, code = MARK_REUSED,
+            "a message carries the mark of another message of the same key");
+        Handled::forward(QueueName::Outcomes, self.say(judged, Answering::REFUSED, None))
+    }
+
+    /// Works out every act's effect and answer; those that need a version and cannot have one fail alone.
+    async fn draft(&self, acts: Vec<(Case, Act)>, done: &mut Done) -> Vec<(Case, Commit)> {
+        let needs = acts.iter().filter_map(|(case, act)| need(&case.judged, act)).collect();
+        let mut provided = self.versions().provide(needs).await.into_iter();
+        let lost = || Err(Failure::Engine("the vault work lost count of its answers".to_owned()));
+        let mut drafts = Vec::with_capacity(acts.len());
+        for (case, act) in acts {
+            let ready: Result<Option<Ready>, Failure> =
+                need(&case.judged, &act).map(|_| provided.next().unwrap_or_else(lost)).transpose();
+            match ready {
+                Ok(ready) => {
+                    let effect = self.effect(&case.judged, act, ready);
+                    drafts.push((case, effect));
+                }
+                Err(failure) => done.push((case.slot, Handled::failed(failure))),
+            }
+        }
+        drafts
+    }
+
+    fn versions(&self) -> Versions<'_> {
+        Versions {
+            vault: &*self.ports.vault,
+            ledger: &*self.ports.reader,
+            passwords: &self.settings.passwords,
+            entropy: &*self.entropy,
+        }
+    }
+
+    /// Commits drafts. Returns those whose lane had changed.
+    async fn commit(&self, drafts: Vec<(Case, Commit)>, done: &mut Done) -> Vec<Case> {
+        let mut again = Vec::new();
+        if drafts.is_empty() {
+            return again;
+        }
+        let (cases, commits): (Vec<Case>, Vec<Commit>) = drafts.into_iter().unzip();
+        let committed = match self.ports.ledger.commit(commits.clone()).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                done.extend(fail_all(&cases, &error));
+                return again;
+            }
+        };
+        for ((case, commit), committed) in cases.into_iter().zip(&commits).zip(committed) {
+            match committed {
+                Committed::Conflict => again.push(case),
+                Committed::Duplicate => done.push((case.slot, Handled::done())),
+                Committed::Applied => {
+                    tell(&case.judged, commit);
+                    done.push((case.slot, Handled::done()));
+                }
+            }
+        }
+        again
+    }
+}
+
+fn fail_all(cases: &[Case], error: &keyturn_ports::Error) -> Done {
+    cases.iter().map(|case| (case.slot, Handled::failed(Failure::from(error)))).collect()
+}
+
+/// The version an act needs, if it needs one.
+fn need(judged: &Judged, act: &Act) -> Option<Need> {
+    let outstanding = match act.reply {
+        Answering::Outstanding(version) => Some(version),
+        Answering::Fresh(_) => None,
+        Answering::Unsigned | Answering::Word(..) => return None,
+    };
+    let (request, lane) = (plan::request(judged)?, act.lane.as_ref()?);
+    Some(Need {
+        rid: judged.message.message().rid(),
+        lane: lane.value.clone(),
+        epk: request.epk,
+        outstanding,
+    })
+}
+
+/// Back to the validator: the same message and stamp, with a fresh look at the directory to come.
+fn revalidate(judged: &Judged) -> Handled {
+    let envelope = judged.envelope.clone().back_to_validator();
+    let (request, device) = (envelope.id, envelope.subject);
+    info!(request.id = %request, device.id = %device, "what the directory said is too old, asking again");
+    Handled::forward(QueueName::Requests, NewMessage { request, device, body: envelope.to_json() })
+}
