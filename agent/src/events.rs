@@ -59,19 +59,19 @@ pub(crate) fn requested(rid: RequestId) {
 }
 
 pub(crate) fn version_received(rid: RequestId, version: VersionId) {
-    log!(info, VersionReceived, request.id = %rid, version.id = %version, "Request {rid} was answered with password version {version}");
+    log!(info, VersionReceived, request.id = %rid, rotation.id = %version, "Request {rid} was answered with password version {version}");
 }
 
 pub(crate) fn version_proved(version: VersionId) {
-    log!(info, VersionProved, version.id = %version, "Password version {version} was set and proved by logging on");
+    log!(info, VersionProved, rotation.id = %version, "Password version {version} was set and proved by logging on");
 }
 
 pub(crate) fn account_refused(version: VersionId, reason: &dyn Display) {
-    log!(warn, AccountRefused, version.id = %version, reason = %reason, "The account did not take password version {version}: {reason}");
+    log!(warn, AccountRefused, rotation.id = %version, reason = %reason, "The account did not take password version {version}: {reason}");
 }
 
 pub(crate) fn unproved(version: VersionId, reason: &dyn Display) {
-    log!(warn, Unproved, version.id = %version, reason = %reason, "Whether the account has password version {version} could not be told: {reason}");
+    log!(warn, Unproved, rotation.id = %version, reason = %reason, "Whether the account has password version {version} could not be told: {reason}");
 }
 
 pub(crate) fn recorded(rid: RequestId) {

@@ -1,6 +1,6 @@
 //! The `keyturn-agent` program: everything of substance is in the library.
 
-use std::io::stderr;
+use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -9,6 +9,10 @@ use keyturn_agent::cli::Cli;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_writer(stderr).with_max_level(cli.log_level()).init();
+    tracing_subscriber::fmt()
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_max_level(cli.log_level())
+        .init();
     cli.execute().await
 }

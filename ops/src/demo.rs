@@ -29,6 +29,7 @@ use self::plant::Plant;
 use crate::cli::Up;
 use crate::commands::{dead_letters, init};
 use crate::operator;
+use crate::output::say;
 
 /// The deployment's name.
 const NAME: &str = "demo";
@@ -60,11 +61,11 @@ pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
     init::create(folder, NAME)?;
     let config = config(folder, up)?;
     telemetry::start_logs_to_file(&config.sections.logs, &folder.join("demo.log"))?;
-    println!("A throw-away deployment in {}; its log is demo.log.", folder.display());
+    say!("A throw-away deployment in {}; its log is demo.log.", folder.display());
     let host = shell::host(config)?;
     shell::stop_on_signals(host.stop.clone())?;
     let plant = Plant::start(host.clone()).await?;
-    println!(
+    say!(
         "The device API is at http://{}. Making {devices} devices with RSA keys of their own …",
         plant.address
     );
@@ -98,7 +99,7 @@ fn config(folder: &Path, up: &Up) -> Result<Config> {
 }
 
 async fn story(plant: &Plant, fleet: &Fleet) -> Result<()> {
-    println!("\nFirst round: every device gets its first password.");
+    say!("\nFirst round: every device gets its first password.");
     let accident = async {
         plant.wait_for_accident().await;
         plant.restart_rotator().await
@@ -108,7 +109,7 @@ async fn story(plant: &Plant, fleet: &Fleet) -> Result<()> {
     accident?;
     mended?;
     judge(plant, fleet, &settled?, 1).await?;
-    println!("\nSecond round: an operator asks every device to rotate.");
+    say!("\nSecond round: an operator asks every device to rotate.");
     fleet.force(plant).await?;
     let settled = fleet.round().await?;
     judge(plant, fleet, &settled, 2).await?;
@@ -144,7 +145,7 @@ async fn mend(plant: &Plant, fleet: &Fleet) -> Result<()> {
 async fn judge(plant: &Plant, fleet: &Fleet, settled: &[Settled], round: usize) -> Result<()> {
     watch::table(settled);
     let proved = proof::check(plant, fleet, settled, round).await?;
-    println!("{proved} accounts accept exactly the password that a reveal shows as confirmed.");
+    say!("{proved} accounts accept exactly the password that a reveal shows as confirmed.");
     Ok(())
 }
 
@@ -152,7 +153,7 @@ async fn summary(plant: &Plant, fleet: &Fleet) -> Result<()> {
     let Verified::Intact { rows } = plant.host.engines.audit().verify().await? else {
         anyhow::bail!("the audit chain is broken");
     };
-    println!(
+    say!(
         "\nSettled: {} devices rotated twice, 1 refused as it should be, 1 dead letter replayed, 1 rotator lost in \
          mid-work without a trace; {rows} audit rows, the chain is whole.",
         fleet.len() - 1
@@ -164,7 +165,7 @@ async fn summary(plant: &Plant, fleet: &Fleet) -> Result<()> {
 async fn stay(folder: &Path, fleet: &Fleet, stop: &tokio_util::sync::CancellationToken) -> Result<()> {
     let config = folder.join("keyturn.toml");
     let keyturn = format!("keyturn --config {}", config.display());
-    println!("\nThe fleet goes on checking in every few seconds. Try, in another terminal:");
+    say!("\nThe fleet goes on checking in every few seconds. Try, in another terminal:");
     for line in [
         "device list".to_owned(),
         format!("reveal {} --reason \"printer driver\"", fleet.first().name),
@@ -173,8 +174,8 @@ async fn stay(folder: &Path, fleet: &Fleet, stop: &tokio_util::sync::Cancellatio
         "queues".to_owned(),
         "audit list".to_owned(),
     ] {
-        println!("  {keyturn} {line}");
+        say!("  {keyturn} {line}");
     }
-    println!("Ctrl-C ends it.");
+    say!("Ctrl-C ends it.");
     fleet.live(Arc::new(stop.clone())).await
 }

@@ -1,5 +1,7 @@
 //! Printing: tables for people, JSON for programs.
 
+use std::io::Write as _;
+
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use keyturn_domain::time::UnixMillis;
@@ -7,6 +9,19 @@ use keyturn_schemas::envelope::rfc3339;
 use serde::Serialize;
 
 use crate::cli::Output;
+
+/// Prints a line of data. A reader that has gone away (`| head`) is no error: there is nothing left to do.
+pub(crate) fn line(text: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a line of data, like `println!`.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
+}
+pub(crate) use say;
 
 /// Prints rows as a table, or `value` as JSON.
 pub(crate) fn table<const N: usize>(
@@ -23,7 +38,7 @@ pub(crate) fn table<const N: usize>(
             for row in rows {
                 table.add_row(row.map(printable));
             }
-            println!("{}", table.trim_fmt());
+            say!("{}", table.trim_fmt());
         }
     }
     Ok(())
@@ -31,7 +46,7 @@ pub(crate) fn table<const N: usize>(
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

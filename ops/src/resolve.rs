@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use keyturn_domain::ids::DeviceId;
+use keyturn_ports::Kind;
 use keyturn_ports::directory::DeviceRecord;
 use keyturn_service::engines::Engines;
 
 use crate::failure::Failure;
 
-/// A device that was named, with its record if the directory has one.
+/// A device that was named, with its record if the directory has one that can be read.
 pub(crate) struct Named {
     pub(crate) id: DeviceId,
     pub(crate) record: Option<DeviceRecord>,
@@ -27,39 +28,46 @@ impl Named {
 pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
     if let Ok(id) = DeviceId::parse_any_case(text) {
         let record = record(engines, id).await?;
-        if record.is_none() && engines.ledger_reader().lanes(id).await?.is_empty() {
-            return Err(Failure::NotFound(format!(
-                "{id}: no such device, neither in the directory nor in the ledger"
-            ))
-            .into());
+        if record.is_none() && !is_heard_of(engines, id).await? {
+            let problem = format!("{id}: no such device, neither in the directory nor in the ledger");
+            return Err(Failure::NotFound(problem).into());
         }
         return Ok(Named { id, record });
     }
-    let by_name = engines.directory().named(text).await?;
-    let mut ids: BTreeSet<DeviceId> = by_name.iter().map(|record| record.device_id).collect();
+    let mut ids: BTreeSet<DeviceId> = engines.directory().named(text).await?.into_iter().collect();
     if ids.is_empty() {
         ids.extend(engines.ledger_reader().labelled(text).await?);
     }
-    let mut ids = ids.into_iter();
-    match (ids.next(), ids.next()) {
-        (None, _) => Err(Failure::NotFound(format!(
-            "«{text}»: no device has this name or serial number; `keyturn device list` lists them"
-        ))
-        .into()),
-        (Some(id), None) => Ok(Named { id, record: record(engines, id).await? }),
-        (Some(first), Some(second)) => {
-            let more: Vec<String> = [first, second].into_iter().chain(ids).map(|id| id.to_string()).collect();
-            let list = more.join(", ");
+    let list: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    match (ids.first(), list.len()) {
+        (Some(id), 1) => Ok(Named { id: *id, record: record(engines, *id).await? }),
+        (None, _) => {
+            let mend = "`keyturn device list` lists them";
+            Err(Failure::NotFound(format!("«{text}»: no device has this name or serial number; {mend}"))
+                .into())
+        }
+        (Some(_), _) => {
+            let list = list.join(", ");
             Err(Failure::Conflict(format!("«{text}» names several devices: {list}; say which by its id"))
                 .into())
         }
     }
 }
 
-/// The directory's record of a device.
+async fn is_heard_of(engines: &Engines, id: DeviceId) -> Result<bool> {
+    let ledger = engines.ledger_reader();
+    Ok(!ledger.lanes(id).await?.is_empty() || !ledger.timeline(id, 1).await?.is_empty())
+}
+
+/// The directory's record of a device. One that cannot be read is told of and goes for none: a password must be
+/// found whatever became of the directory.
 pub(crate) async fn record(engines: &Engines, id: DeviceId) -> Result<Option<DeviceRecord>> {
     match engines.directory().look_up(vec![id]).await.pop() {
         Some(Ok(answer)) => Ok(answer.records.into_iter().next()),
+        Some(Err(error)) if error.kind() == Kind::Corrupt => {
+            eprintln!("keyturn: {error}; put it anew with `keyturn device add` or `device import`");
+            Ok(None)
+        }
         Some(Err(error)) => Err(error.into()),
         None => Ok(None),
     }

@@ -45,6 +45,7 @@ impl Inner {
 
     fn disown(&self, judged: &Judged) -> Handled {
         let (rid, device) = (judged.message.message().rid(), judged.lane.device);
+        metrics::counter!("keyturn_refusals_total", "code" => MARK_REUSED).increment(1);
         warn!(request.id = %rid, device.id = %device, code = MARK_REUSED,
             "a message carries the mark of another message of the same key");
         Handled::forward(QueueName::Outcomes, self.say(judged, Answering::REFUSED, None))

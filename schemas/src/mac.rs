@@ -121,6 +121,7 @@ pub fn parse_secrets(kind: &'static str, text: &str) -> Result<Vec<NumberedSecre
         return Err(RingError::Kind { found: file.kind, wanted: kind });
     }
     let mut ids: Vec<u8> = file.keys.iter().map(|key| key.id).collect();
+    ids.sort_unstable();
     ids.dedup();
     if !(1..=2).contains(&file.keys.len()) || ids.len() != file.keys.len() || ids.contains(&0) {
         return Err(RingError::Count);

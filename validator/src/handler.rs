@@ -12,7 +12,7 @@ use keyturn_ports::queue::{DeadReason, Leased, NewMessage, QueueName};
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::envelope::{Envelope, Found, Stamped};
 use keyturn_schemas::finding::{Facts, FindingKeys};
-use keyturn_schemas::message::SignedMessage;
+use keyturn_schemas::message::{Claims, SignedMessage};
 use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::stamp::{Freshness, StampKeys};
 use tracing::{info, warn};
@@ -86,6 +86,10 @@ impl Validator {
         match failed {
             None => {
                 info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "device is trusted");
+            }
+            Some(check) if matches!(message.claims(), Claims::Report(_)) => {
+                info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), check = ?check,
+                    "the sender of a report fails a check; the report counts all the same");
             }
             Some(check) => {
                 metrics::counter!("keyturn_refusals_total", "code" => check.code()).increment(1);

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::Error;
-use keyturn_ports::directory::{Answer, DeviceRecord, Directory, DirectoryAdmin};
+use keyturn_ports::directory::{Answer, DeviceRecord, Directory, DirectoryAdmin, Listed};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use crate::batch::Batch;
@@ -14,6 +14,7 @@ use crate::rows;
 use crate::writer::Durability;
 
 const LOOKING_UP: &str = "looking a device up";
+const LISTING: &str = "listing devices";
 
 /// How many devices may share a name before the rest is left out.
 const NAMESAKES: usize = 32;
@@ -41,24 +42,24 @@ impl Directory for Database {
         }
     }
 
-    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<DeviceRecord>, Error> {
+    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<Listed>, Error> {
         let after = after.map_or(Vec::new(), |device| device.as_bytes().to_vec());
-        self.read("listing devices", move |connection| {
+        self.read(LISTING, move |connection| {
             let sql = "SELECT device, record FROM directory WHERE device > ?1 ORDER BY device LIMIT ?2";
             let mut statement = connection.prepare_cached(sql)?;
             let found = statement.query_map((after, rows::count(limit)), text)?;
-            found.map(|text| text?.record()).collect()
+            found.map(|text| Ok(text?.listed())).collect()
         })
         .await
     }
 
-    async fn named(&self, name: &str) -> Result<Vec<DeviceRecord>, Error> {
+    async fn named(&self, name: &str) -> Result<Vec<DeviceId>, Error> {
         let name = rows::folded(name);
         self.read("looking a device name up", move |connection| {
-            let sql = "SELECT device, record FROM directory WHERE name = ?1 ORDER BY device LIMIT ?2";
+            let sql = "SELECT device FROM directory WHERE name = ?1 ORDER BY device LIMIT ?2";
             let mut statement = connection.prepare_cached(sql)?;
-            let found = statement.query_map((name, rows::count(NAMESAKES)), text)?;
-            found.map(|text| text?.record()).collect()
+            let found = statement.query_map((name, rows::count(NAMESAKES)), |row| rows::device(row, 0))?;
+            Ok(found.collect::<Result<_, _>>()?)
         })
         .await
     }
@@ -113,6 +114,10 @@ fn text(row: &Row<'_>) -> rusqlite::Result<DeviceText> {
 }
 
 impl DeviceText {
+    fn listed(self) -> Listed {
+        Listed { id: self.device, record: self.record().map_err(|failure| failure.during(LISTING)) }
+    }
+
     /// Reads it. A record filed under another device's id is as unreadable as one that is no JSON.
     fn record(self) -> Result<DeviceRecord, Failure> {
         let what = || format!("the directory's record of device {}", self.device);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_ports::queue::{Leased, Queue, QueueName, Receipt, Settlement};
@@ -29,6 +30,13 @@ impl Default for WorkerSettings {
     }
 }
 
+/// How long to wait for an engine that fails.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(LONGEST_PAUSE)
+    .without_max_times();
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A worker on one queue.
 #[derive(Clone)]
 pub struct Worker {
@@ -50,13 +58,13 @@ impl Worker {
     /// Works until `stop`, then finishes the batch in hand. An engine that fails is waited for: the pause grows
     /// from 100 ms to 5 s and ends with the first success.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut pause = Duration::ZERO;
+        let mut pauses = PAUSES.build();
         while !stop.is_cancelled() {
             match self.step().await {
                 Ok(0) => wait(&stop, self.queue.arrival(self.name)).await,
-                Ok(_) => pause = Duration::ZERO,
+                Ok(_) => pauses = PAUSES.build(),
                 Err(error) => {
-                    pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
+                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str())
                         .increment(1);
                     warn!(queue = %self.name, error = %error, "queue failed, trying again in {pause:?}");

@@ -51,6 +51,15 @@ pub struct Answer {
     pub answered: UnixMillis,
 }
 
+/// A device in a list.
+#[derive(Debug)]
+pub struct Listed {
+    /// The device.
+    pub id: DeviceId,
+    /// Its record, if it can be read.
+    pub record: Result<DeviceRecord, Error>,
+}
+
 /// The directory, for the validator.
 #[async_trait]
 pub trait Directory: Send + Sync {
@@ -58,11 +67,12 @@ pub trait Directory: Send + Sync {
     /// record that cannot be read is an error for that device of kind `Corrupt`.
     async fn look_up(&self, devices: Vec<DeviceId>) -> Vec<Result<Answer, Error>>;
 
-    /// At most `limit` records ordered by id, after `after`, for lists.
-    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<DeviceRecord>, Error>;
+    /// At most `limit` records ordered by id, after `after`, for lists. One that cannot be read does not keep the
+    /// others from being listed.
+    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<Listed>, Error>;
 
     /// Devices of this display name, without regard to case. At most 32.
-    async fn named(&self, name: &str) -> Result<Vec<DeviceRecord>, Error>;
+    async fn named(&self, name: &str) -> Result<Vec<DeviceId>, Error>;
 }
 
 /// The embedded directory's own commands; a cloud directory is managed elsewhere.

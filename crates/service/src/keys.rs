@@ -189,7 +189,7 @@ fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "keys may come in the environment; it is read here and in `shell` only"
+    reason = "keys may come in the environment; this is the one place that reads it"
 )]
 fn variable(name: &str) -> Option<Zeroizing<String>> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new)

@@ -29,7 +29,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(&logs.level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
     let started = match logs.format.as_str() {
         "text" => builder.try_init(),
         _ => builder.json().flatten_event(true).try_init(),

@@ -9,7 +9,7 @@ use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::lane::Lane;
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::directory::{Answer, DeviceRecord, Directory};
+use keyturn_ports::directory::{Answer, Directory, Listed};
 use keyturn_ports::intake::{Accepted, Intake, Submission};
 use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerReader, Loaded, Wanted};
 use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
@@ -219,11 +219,11 @@ impl<E: Directory> Directory for Faulty<E> {
         self.faults.around(self.engine.look_up(devices), all).await
     }
 
-    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<DeviceRecord>, Error> {
+    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<Listed>, Error> {
         self.engine.page(after, limit).await
     }
 
-    async fn named(&self, name: &str) -> Result<Vec<DeviceRecord>, Error> {
+    async fn named(&self, name: &str) -> Result<Vec<DeviceId>, Error> {
         self.engine.named(name).await
     }
 }

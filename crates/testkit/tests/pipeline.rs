@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use keyturn_domain::ids::RequestId;
+use keyturn_domain::password::Password;
 use keyturn_ports::dead_letters::DeadLetters as _;
 use keyturn_ports::directory::DirectoryAdmin as _;
 use keyturn_ports::ledger::{Happening, LedgerReader as _};
@@ -34,7 +35,7 @@ async fn two_rotations(faults: Arc<Faults>) {
     for made in 1..=2 {
         assert!(system.rotate(&mut device).await);
         let shown = system.confirmed(&device).await;
-        assert_eq!(Some(shown.expose()), device.account.as_ref().map(|password| password.expose()));
+        assert_eq!(Some(shown.expose()), device.account.as_ref().map(Password::expose));
         assert_eq!(system.vault.history(device.id).await.unwrap().len(), made, "versions made");
         system.force(&device).await;
     }

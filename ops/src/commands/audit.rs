@@ -8,6 +8,7 @@ use keyturn_ports::audit::{Action, Row, Verified};
 use super::Deployment;
 use crate::cli::{Audit, Output};
 use crate::output;
+use crate::output::say;
 
 pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<ExitCode> {
     let audit = deployment.engines.audit();
@@ -38,9 +39,9 @@ fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
 fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
     match (deployment.output, verified) {
         (Output::Json, _) => output::json(verified)?,
-        (Output::Text, Verified::Intact { rows }) => println!("{rows} rows, the chain is whole"),
+        (Output::Text, Verified::Intact { rows }) => say!("{rows} rows, the chain is whole"),
         (Output::Text, Verified::Broken { seq }) => {
-            println!("row {seq} does not follow from the one before it: it or its neighbour was changed");
+            say!("row {seq} does not follow from the one before it: it or its neighbour was changed");
         }
     }
     Ok(if matches!(verified, Verified::Intact { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,11 +7,12 @@ use keyturn_service::config::Config as Loaded;
 use keyturn_service::keys::{KeyError, KeyStore};
 
 use crate::cli::{Arguments, Config};
+use crate::output::say;
 
 pub(super) fn run(arguments: &Arguments, command: &Config) -> Result<ExitCode> {
     match command {
-        Config::Template => println!("{}", Loaded::template()),
-        Config::Print => println!("{:#?}", Loaded::load(&arguments.config)?.sections),
+        Config::Template => say!("{}", Loaded::template()),
+        Config::Print => say!("{:#?}", Loaded::load(&arguments.config)?.sections),
         Config::Check => return Ok(check(&Loaded::load(&arguments.config)?)),
     }
     Ok(ExitCode::SUCCESS)
@@ -29,14 +30,14 @@ fn check(config: &Loaded) -> ExitCode {
         ("vault", keys.vault().map(drop)),
         ("key set", keys.key_set().map(drop)),
     ];
-    println!("ok      configuration  passwords have {:.0} bits", config.passwords.entropy_bits());
+    say!("ok      configuration  passwords have {:.0} bits", config.passwords.entropy_bits());
     let mut problems = 0;
     for (name, checked) in checks {
         match checked {
-            Ok(()) => println!("ok      key            {name}"),
+            Ok(()) => say!("ok      key            {name}"),
             Err(error) => {
                 problems += 1;
-                println!("failed  key            {name}: {error}");
+                say!("failed  key            {name}: {error}");
             }
         }
     }

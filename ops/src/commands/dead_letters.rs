@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Deployment;
 use crate::cli::{DeadLetters, Output};
 use crate::failure::Failure;
+use crate::output::say;
 use crate::{operator, output};
 
 pub(super) async fn run(deployment: &Deployment, command: &DeadLetters) -> Result<()> {
@@ -45,25 +46,25 @@ async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
     if deployment.output == Output::Json {
         return output::json(&describe(&letter));
     }
-    println!("dead letter {} of {}: {}", id.0, letter.queue, letter.reason);
-    println!("  device   {}", letter.message.device);
-    println!("  message  {}", letter.message.request);
-    println!(
+    say!("dead letter {} of {}: {}", id.0, letter.queue, letter.reason);
+    say!("  device   {}", letter.message.device);
+    say!("  message  {}", letter.message.request);
+    say!(
         "  sent     {}, died {}, delivered {} times",
         output::when(letter.enqueued),
         output::when(letter.died),
         letter.deliveries
     );
     for attempt in &letter.attempts {
-        println!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
+        say!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
     }
     match replay::plan(&letter) {
         Ok((_, queue, _)) => {
-            println!("  can be replayed: it enters at {queue} and every check is made again");
+            say!("  can be replayed: it enters at {queue} and every check is made again");
         }
-        Err(error) => println!("  {error}"),
+        Err(error) => say!("  {error}"),
     }
-    println!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
+    say!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
     Ok(())
 }
 

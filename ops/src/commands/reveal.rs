@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::Deployment;
 use crate::cli::{Output, Reveal};
 use crate::failure::Failure;
+use crate::output::say;
 use crate::{operator, output, resolve};
 
 /// A candidate with its password. It goes to the screen and nowhere else.
@@ -95,7 +96,7 @@ fn print_text(title: &str, revealed: &[Revealed]) {
             Standing::Pending { at } => format!("pending since {}", output::when(at)),
             Standing::InDoubt => "in doubt".to_owned(),
         };
-        println!("{}\t{}\t{standing}", one.account, one.password.expose());
+        say!("{}\t{}\t{standing}", one.account, one.password.expose());
     }
 }
 

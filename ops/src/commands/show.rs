@@ -1,15 +1,18 @@
 //! `keyturn device list` and `device show`: what is known of devices, in words. No password, ever.
 
 use anyhow::Result;
+use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::{Lane, LaneEvent, Standing};
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::directory::DeviceRecord;
+use keyturn_ports::directory::{DeviceRecord, Listed};
 use keyturn_ports::ledger::{Event, Happening};
+use serde::Serialize;
 use serde_json::json;
 
 use super::Deployment;
 use crate::cli::Output;
 use crate::output;
+use crate::output::say;
 use crate::resolve::Named;
 
 /// Records read at once.
@@ -22,22 +25,40 @@ pub(super) async fn list(deployment: &Deployment) -> Result<()> {
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let page = directory.page(after, PAGE).await?;
-        for record in &page {
-            rows.push((record.clone(), ledger.lanes(record.device_id).await?));
+        let full = page.len() == PAGE;
+        after = page.last().map(|listed| listed.id);
+        for listed in page {
+            let lanes = ledger.lanes(listed.id).await?;
+            rows.push(describe(listed, &lanes));
         }
-        after = page.last().map(|record| record.device_id);
-        if page.len() < PAGE {
+        if !full {
             break;
         }
     }
-    let cells = rows.iter().map(|(record, lanes)| {
-        let enabled = if record.account_enabled == Some(true) { "yes" } else { "no" };
-        let name = record.display_name.clone().unwrap_or_default();
-        [name, record.device_id.to_string(), enabled.to_owned(), state(lanes)]
+    let cells = rows.iter().map(|row| {
+        [row.name.clone(), row.device_id.to_string(), row.enabled.to_owned(), row.password.clone()]
     });
-    let value: Vec<_> =
-        rows.iter().map(|(record, lanes)| json!({ "device": record, "state": state(lanes) })).collect();
-    output::table(deployment.output, ["NAME", "DEVICE", "ENABLED", "PASSWORD"], cells, &value)
+    output::table(deployment.output, ["NAME", "DEVICE", "ENABLED", "PASSWORD"], cells, &rows)
+}
+
+/// A device in the list.
+#[derive(Serialize)]
+struct Listing {
+    device_id: DeviceId,
+    name: String,
+    enabled: &'static str,
+    password: String,
+}
+
+fn describe(listed: Listed, lanes: &[Lane]) -> Listing {
+    let (name, enabled) = match listed.record {
+        Ok(record) => {
+            let enabled = if record.account_enabled == Some(true) { "yes" } else { "no" };
+            (record.display_name.unwrap_or_default(), enabled)
+        }
+        Err(_) => ("(unreadable record)".to_owned(), "?"),
+    };
+    Listing { device_id: listed.id, name, enabled, password: state(lanes) }
 }
 
 pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
@@ -47,25 +68,27 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     if deployment.output == Output::Json {
         return output::json(&json!({ "device": named.record, "lanes": lanes, "timeline": timeline }));
     }
-    println!("{}", named.title());
-    println!("  {}", about(named.record.as_ref()));
+    say!("{}", named.title());
+    say!("  {}", about(named.record.as_ref()));
     for lane in &lanes {
-        println!(
+        say!(
             "  account {} on host {}, serial {}",
-            lane.about.account_name, lane.about.host, lane.about.serial
+            lane.about.account_name,
+            lane.about.host,
+            lane.about.serial
         );
         for candidate in lane.candidates() {
-            println!("    version {}  {}", candidate.version, standing(candidate.standing));
+            say!("    version {}  {}", candidate.version, standing(candidate.standing));
         }
         if let Some(asked) = lane.forced {
-            println!("    a rotation was asked for at {}", output::when(asked));
+            say!("    a rotation was asked for at {}", output::when(asked));
         }
         if let Some(until) = lane.held_until {
-            println!("    held until {}", output::when(until));
+            say!("    held until {}", output::when(until));
         }
     }
     for event in &timeline {
-        println!("  {}  {}", output::when(event.at), output::printable(tell(event)));
+        say!("  {}  {}", output::when(event.at), output::printable(tell(event)));
     }
     Ok(())
 }

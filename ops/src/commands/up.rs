@@ -22,6 +22,9 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     if let Some(level) = &up.log_level {
         config.sections.logs.level.clone_from(level);
     }
+    // What was said on the command line goes by the same rules as what stands in the file.
+    let checked = config.sections.check();
+    let config = checked.map_err(|problems| anyhow::anyhow!("{}", problems.join("; ")))?;
     let listen = config.sections.ingress.listen;
     if !listen.ip().is_loopback() && !up.danger_serve_beyond_loopback {
         bail!(

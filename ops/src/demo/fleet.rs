@@ -18,6 +18,7 @@ use super::device::{Device, Registered, register};
 use super::plant::Plant;
 use super::watch::Stages;
 use crate::operator;
+use crate::output::say;
 
 /// Agents at work at once.
 const AT_ONCE: usize = 64;
@@ -82,7 +83,7 @@ impl Fleet {
 
     /// Tells something between the lines of the progress display.
     pub(super) fn note(&self, text: &str) {
-        self.progress.suspend(|| println!("  · {text}"));
+        self.progress.suspend(|| say!("  · {text}"));
     }
 
     /// Runs every agent once and waits for all of them.

@@ -16,6 +16,7 @@ use keyturn_service::shell::StartError;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 
+use crate::output::say;
 use crate::roles::Roles;
 
 /// The demo's server.
@@ -57,7 +58,7 @@ impl Plant {
         let fresh = work(&self.host, QueueName::Findings, self.roles.rotator_on(Arc::clone(&self.vault))?);
         let lost = std::mem::replace(&mut *rotator, fresh).await;
         let stored = self.cut.stored.load(Ordering::Relaxed);
-        println!(
+        say!(
             "  · the rotator is stopped hard{}: {stored} versions are in the vault and the ledger does not know; \
              another one is started",
             if lost.is_err_and(|error| error.is_cancelled()) { "" } else { " (it had ended)" }

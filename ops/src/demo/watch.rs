@@ -10,6 +10,7 @@ use keyturn_domain::clock::Clock as _;
 
 use super::fleet::Settled;
 use crate::output;
+use crate::output::say;
 
 /// The times at which one run reached its stages.
 pub(super) struct Stages {
@@ -61,5 +62,5 @@ pub(super) fn table(settled: &[Settled]) {
             version,
         ]);
     }
-    println!("{}", table.trim_fmt());
+    say!("{}", table.trim_fmt());
 }

@@ -25,8 +25,12 @@ async fn no_password_is_found_in_any_file_or_output_at_trace_level() {
 
     let passwords = passwords(&home).await;
     assert_eq!(passwords.len(), 10, "five devices rotated twice");
-    let mut places: Vec<(PathBuf, Vec<u8>)> = files(&home).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
-    assert!(places.iter().any(|(file, content)| file.ends_with("demo.log") && content.len() > 100_000), "a trace log");
+    let mut places: Vec<(PathBuf, Vec<u8>)> =
+        files(&home).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+    assert!(
+        places.iter().any(|(file, content)| file.ends_with("demo.log") && content.len() > 100_000),
+        "a trace log"
+    );
     places.push(("stdout".into(), ran.stdout));
     places.push(("stderr".into(), ran.stderr));
     for (place, content) in &places {
@@ -45,7 +49,7 @@ async fn passwords(home: &Path) -> BTreeSet<String> {
     let vault = engines.vault(KeyStore::new(config.sections.data.keys.clone()).vault().unwrap());
     let mut passwords = BTreeSet::new();
     for record in engines.directory().page(None, 100).await.unwrap() {
-        for entry in vault.history(record.device_id).await.unwrap() {
+        for entry in vault.history(record.id).await.unwrap() {
             let password = vault.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap().unwrap();
             passwords.insert(password.expose().to_owned());
         }

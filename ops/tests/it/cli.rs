@@ -57,7 +57,8 @@ fn an_export_of_graph_is_imported_whole_or_not_at_all() {
         fails(&deployment, &import, 1, &[said]);
     }
     assert!(!deployment.ok(&["device", "list"]).contains(one));
-    fs::write(&file, format!(r#"{{"@odata.context":"x","value":[{},{}]}}"#, device(one), device(two))).unwrap();
+    fs::write(&file, format!(r#"{{"@odata.context":"x","value":[{},{}]}}"#, device(one), device(two)))
+        .unwrap();
     deployment.ok(&import);
     fails(&deployment, &["device", "show", "LAB"], 5, &["several devices", one, two]);
 }
@@ -96,7 +97,11 @@ fn what_cannot_be_done_is_said_with_the_mend() {
 fn a_deployment_is_made_once_and_its_files_are_private() {
     let deployment = Deployment::init();
     let data = deployment.path("data");
-    let again = Command::new(env!("CARGO_BIN_EXE_keyturn")).args(["init", "--name", "x"]).arg(&data).output().unwrap();
+    let again = Command::new(env!("CARGO_BIN_EXE_keyturn"))
+        .args(["init", "--name", "x"])
+        .arg(&data)
+        .output()
+        .unwrap();
     assert!(!again.status.success() && text(&again.stderr).contains("not empty"));
     let bad = Command::new(env!("CARGO_BIN_EXE_keyturn"))
         .args(["init", "--name", "Not A Name"])
@@ -104,7 +109,14 @@ fn a_deployment_is_made_once_and_its_files_are_private() {
         .output()
         .unwrap();
     assert!(!bad.status.success() && text(&bad.stderr).contains("a-z 0-9"));
-    for file in ["keyturn.toml", "keyturn.db", "keys/vault.key", "keys/signing.key", "offline/root.key", "root.pub.json"] {
+    for file in [
+        "keyturn.toml",
+        "keyturn.db",
+        "keys/vault.key",
+        "keys/signing.key",
+        "offline/root.key",
+        "root.pub.json",
+    ] {
         let mode = fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{file}");
     }
@@ -139,7 +151,8 @@ fn keys_that_others_can_read_and_files_that_are_damaged_are_refused() {
     for wal in ["data/keyturn.db-wal", "data/keyturn.db-shm"] {
         let _ = fs::remove_file(deployment.path(wal));
     }
-    fs::write(deployment.path("data/keyturn.db"), "this is not a database, and long enough to be looked at").unwrap();
+    fs::write(deployment.path("data/keyturn.db"), "this is not a database, and long enough to be looked at")
+        .unwrap();
     fails(&deployment, &["queues"], 1, &["keyturn.db"]);
     let nowhere = Command::new(env!("CARGO_BIN_EXE_keyturn"))
         .args(["--config", "/nonexistent/keyturn.toml", "queues"])

@@ -112,7 +112,8 @@ async fn run(agent: Agent) {
 
 async fn nothing_is_lost(deployment: &Deployment, devices: &[Device]) {
     let engines = Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap();
-    let accepted: Vec<RequestId> = devices.iter().flat_map(|device| device.accepted.0.lock().unwrap().clone()).collect();
+    let accepted: Vec<RequestId> =
+        devices.iter().flat_map(|device| device.accepted.0.lock().unwrap().clone()).collect();
     assert!(accepted.len() >= DEVICES * ROUNDS * 2);
     for rid in accepted {
         let mut tries = 0;
@@ -122,7 +123,8 @@ async fn nothing_is_lost(deployment: &Deployment, devices: &[Device]) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    let queues: serde_json::Value = serde_json::from_str(&deployment.ok(&["--output", "json", "queues"])).unwrap();
+    let queues: serde_json::Value =
+        serde_json::from_str(&deployment.ok(&["--output", "json", "queues"])).unwrap();
     assert!(queues.as_array().unwrap().iter().all(|queue| queue["dead"] == 0), "{queues}");
 }
 

@@ -12,8 +12,8 @@ use crate::rows;
 
 /// Every lane of a device, in the order in which they were opened.
 pub(super) fn of_device(connection: &Connection, device: DeviceId) -> Result<Vec<Stored<Lane>>, Failure> {
-    let mut statement =
-        connection.prepare_cached("SELECT lane, revision, state FROM lanes WHERE device = ?1 ORDER BY id")?;
+    let mut statement = connection
+        .prepare_cached("SELECT lane, revision, state, device FROM lanes WHERE device = ?1 ORDER BY id")?;
     let found = statement.query_map([device.as_bytes()], LaneText::of)?;
     found.map(|text| text?.lane()).collect()
 }
@@ -57,17 +57,27 @@ struct LaneText {
     lane: LaneId,
     revision: u64,
     state: String,
+    device: DeviceId,
 }
 
 impl LaneText {
     fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { lane: rows::lane(row, 0)?, revision: rows::number(row, 1)?, state: row.get(2)? })
+        Ok(Self {
+            lane: rows::lane(row, 0)?,
+            revision: rows::number(row, 1)?,
+            state: row.get(2)?,
+            device: rows::device(row, 3)?,
+        })
     }
 
     fn lane(self) -> Result<Stored<Lane>, Failure> {
         let what = || format!("lane {}", self.lane);
         let value: Lane =
             serde_json::from_str(&self.state).map_err(|error| Failure::corrupt(what(), error))?;
+        // A state filed under another lane or device would show one device's password under another's name.
+        if value.key.id() != self.lane || value.key.device != self.device {
+            return Err(Failure::corrupt(what(), "it belongs to another lane or device"));
+        }
         Ok(Stored { value, revision: self.revision })
     }
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use confique::Config;
 use keyturn_domain::span::Span;
 
-/// The whole file.
+/// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
+/// Lengths of time are a number and a unit: ms, s, m, h or d.
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Sections {

@@ -78,6 +78,9 @@ impl ResolvesServerCert for Current {
     }
 }
 
+/// When certificate and key were last changed.
+type Seen = (Option<SystemTime>, Option<SystemTime>);
+
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -100,7 +103,7 @@ impl Files {
             .map_err(|error| problem(&self.key, format!("the key does not serve this certificate: {error}")))
     }
 
-    fn changed(&self) -> (Option<SystemTime>, Option<SystemTime>) {
+    fn changed(&self) -> Seen {
         let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
         (modified(&self.certificate), modified(&self.key))
     }
@@ -108,20 +111,28 @@ impl Files {
     async fn watch(self, current: Arc<Current>, stop: CancellationToken) {
         let mut seen = self.changed();
         while tokio::time::timeout(LOOK, stop.cancelled()).await.is_err() {
-            let now = self.changed();
-            if now == seen {
-                continue;
+            self.refresh(&current, &mut seen);
+        }
+    }
+
+    /// Reads the files again if they changed since they were `seen`.
+    fn refresh(&self, current: &Current, seen: &mut Seen) {
+        let now = self.changed();
+        if now == *seen {
+            return;
+        }
+        *seen = now;
+        match self.read() {
+            Ok(key) => {
+                *current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+                info!(file = %self.certificate.display(), "the server certificate was read again");
             }
-            seen = now;
-            match self.read() {
-                Ok(key) => {
-                    *current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
-                    info!(file = %self.certificate.display(), "the server certificate was read again");
-                }
-                Err(error) => {
-                    warn!(error = %error, "the new server certificate cannot be used, the old one stays");
-                }
+            Err(error) => {
+                warn!(error = %error, "the new server certificate cannot be used, the old one stays")
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
