@@ -130,7 +130,8 @@ impl Config {
         let read = fs::read_to_string(path);
         let text = read.map_err(|source| Error::Read { path: path.display().to_string(), source })?;
         let source = Source { path, text: &text };
-        let file: File = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
+        let mut file: File = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
+        file.anchor(path.parent().unwrap_or(Path::new("")));
         let account =
             AccountConfig::File { path: file.account.path.clone(), name: file.account.name.clone() };
         Ok(Self { settings: file.resolve(&source)?, account })
@@ -138,6 +139,15 @@ impl Config {
 }
 
 impl File {
+    /// Relative paths are relative to the folder of the file, wherever the agent is started.
+    fn anchor(&mut self, home: &Path) {
+        let named = [&mut self.root_key, &mut self.certificate, &mut self.private_key];
+        let named = named.into_iter().chain(&mut self.ca).map(Spanned::as_mut);
+        for path in named.chain([&mut self.state, &mut self.account.path]) {
+            *path = home.join(&*path);
+        }
+    }
+
     fn resolve(self, source: &Source<'_>) -> Result<Settings, Error> {
         let identity = self.identity(source)?;
         let server: ServerUrl = source.check(&self.server, |text| text.parse())?;

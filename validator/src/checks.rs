@@ -73,3 +73,6 @@ fn unregistered(message: &SignedMessage, record: &DeviceRecord) -> Option<Check>
     }
     Some(if listed().any(|key| same_certificate(&key)) { Check::PublicKey } else { Check::Thumbprint })
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,25 @@ fn a_key_that_is_not_the_certificates_is_refused() {
     let error = Config::load(&path).unwrap_err().to_string();
     assert!(error.ends_with("private_key: the private key does not belong to the certificate"), "{error}");
 }
+
+/// The sample in `infra`, with everything it names beside it: relative paths are relative to the file.
+#[test]
+fn the_sample_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "https://keyturn.example.org");
+    for (from, to) in [("device.crt", "device.pem"), ("root.json", "root.pub.json")] {
+        fs::rename(folder.path().join(from), folder.path().join(to)).unwrap();
+    }
+    let sample = include_str!("../../../infra/samples/agent.toml");
+    let sample_id = "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11";
+    let path = folder.path().join("sample.toml");
+    fs::write(&path, sample.replace(sample_id, &device_id().to_string())).unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.settings.deployment.as_str(), "example");
+    // Every setting that is commented out is one that there is.
+    let spoken = sample.replace(sample_id, &device_id().to_string()).replace("\n#", "\n");
+    let spoken: Vec<&str> =
+        spoken.lines().filter(|line| line.contains(" = ") || line.starts_with('[')).collect();
+    fs::write(&path, spoken.join("\n").replace("ca = \"ca.pem\"", "ca = \"device.pem\"")).unwrap();
+    Config::load(&path).unwrap();
+}

@@ -174,6 +174,11 @@ impl System {
         handled
     }
 
+    /// One step of the validator alone.
+    pub async fn validate(&self) {
+        self.workers[0].step().await.expect("the queue answers");
+    }
+
     /// A whole rotation of a device: request, answer, account, report. Returns whether a version was set.
     pub async fn rotate(&mut self, device: &mut FakeDevice) -> bool {
         let request = device.request(self.nonce().await);

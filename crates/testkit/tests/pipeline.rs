@@ -242,3 +242,29 @@ async fn messages_written_by_others_are_dead_lettered_alone() {
     assert_eq!(system.dead().await, 5);
     assert!(device.apply(&system.answer(&ticket).await), "the genuine message was not disturbed");
 }
+
+#[tokio::test]
+async fn a_finding_that_waited_is_looked_at_again_and_a_request_that_waited_longer_is_expired() {
+    for (minutes, expected) in [(11, Code::Rotate), (16, Code::Expired)] {
+        let (mut system, mut device) = enrolled(1).await;
+        let request = device.request(system.nonce().await);
+        let ticket = system.post("/v1/requests", &request).await.unwrap();
+        system.validate().await;
+        system.clock.advance(Duration::from_mins(minutes));
+        system.settle().await;
+        assert_eq!(system.answer(&ticket).await.code, expected, "after {minutes} minutes");
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_disabled_while_its_finding_waits_gets_nothing() {
+    let (mut system, mut device) = enrolled(1).await;
+    let request = device.request(system.nonce().await);
+    let ticket = system.post("/v1/requests", &request).await.unwrap();
+    system.validate().await;
+    system.database.enable(device.id, false).await.unwrap();
+    system.clock.advance(Duration::from_mins(11));
+    system.settle().await;
+    assert_eq!(system.answer(&ticket).await.code, Code::Refused);
+    assert!(system.vault.history(device.id).await.unwrap().is_empty());
+}

@@ -58,3 +58,16 @@ fn the_template_is_a_configuration_once_it_has_a_name() {
     let uncommented = template.replacen("#name =", "name = \"contoso\"", 1);
     load(&uncommented).unwrap();
 }
+
+/// `KEYTURN_BLESS=1` writes the sample anew.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the switch is for people, who set it in the environment")]
+fn the_sample_is_the_template() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/samples/keyturn.toml");
+    let template = Config::template().replacen("#name =", "name = \"example\"", 1);
+    if std::env::var("KEYTURN_BLESS").is_ok() {
+        fs::write(&sample, &template).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&sample).unwrap(), template, "run the tests with KEYTURN_BLESS=1");
+    Config::load(&sample).unwrap();
+}

@@ -128,7 +128,7 @@ impl Files {
                 info!(file = %self.certificate.display(), "the server certificate was read again");
             }
             Err(error) => {
-                warn!(error = %error, "the new server certificate cannot be used, the old one stays")
+                warn!(error = %error, "the new server certificate cannot be used, the old one stays");
             }
         }
     }
