@@ -1,6 +1,7 @@
 use std::fs;
 
 use rcgen::{CertifiedKey as Generated, generate_simple_self_signed};
+use rustls::SupportedCipherSuite;
 use tempfile::TempDir;
 
 use super::*;
@@ -87,7 +88,7 @@ fn what_is_wrong_is_said_with_the_file() {
 fn the_cheapest_cipher_suite_comes_first_and_there_is_one_provider() {
     let suites = provider().cipher_suites;
     assert_eq!(
-        suites.first().map(|suite| suite.suite()),
+        suites.first().map(SupportedCipherSuite::suite),
         Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256)
     );
 }
