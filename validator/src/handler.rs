@@ -78,7 +78,7 @@ impl Validator {
         let facts = Facts {
             rid: message.rid(),
             key_hash: message.certificate().key_hash(),
-            enabled: answer.records.iter().all(|record| record.account_enabled == Some(true)),
+            enabled: matches!(answer.records.as_slice(), [record] if record.account_enabled == Some(true)),
             failed,
             directory_ms: answer.answered,
         };

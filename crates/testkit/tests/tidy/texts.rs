@@ -46,12 +46,9 @@ const NOT_TO_BE_NAMED: [&str; 7] = [
 
 /// Whether the line has this, not as the end of a longer word or path.
 fn stands_alone(line: &str, name: &str) -> bool {
-    let longer = |before: char| before.is_alphanumeric() || matches!(before, '_' | '-');
     let path = name.starts_with('/');
-    line.match_indices(name).any(|(at, _)| {
-        let before = &line[..at];
-        !before.ends_with(longer) && !(path && before.ends_with('.'))
-    })
+    let longer = |before: char| before.is_alphanumeric() || "_-".contains(before) || (path && before == '.');
+    line.match_indices(name).any(|(at, _)| !line[..at].ends_with(longer))
 }
 
 /// Markdown without code: neither fenced blocks nor `spans`.
