@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use keyturn_domain::ids::RequestId;
 use keyturn_domain::password::Password;
-use keyturn_domain::password::Password;
 use keyturn_ports::dead_letters::DeadLetters as _;
 use keyturn_ports::directory::DirectoryAdmin as _;
 use keyturn_ports::ledger::{Happening, LedgerReader as _};
