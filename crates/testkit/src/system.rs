@@ -21,6 +21,7 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
+use keyturn_domain::policies::Policies;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
 use keyturn_ingress::Ingress;
 use keyturn_notifier::Notifier;
@@ -322,8 +323,7 @@ impl Parts<'_> {
     fn rotator(&self, signing: &Arc<SigningKey>) -> Rotator {
         let settings = keyturn_rotator::Settings {
             deployment: deployment(),
-            rotation: RotationPolicy::default(),
-            passwords: PasswordPolicy::default(),
+            policies: Policies::of(PasswordPolicy::default(), RotationPolicy::default()),
             freshness: Freshness::default(),
             finding_max_age: Duration::from_mins(10),
             result_ttl: Duration::from_hours(24),

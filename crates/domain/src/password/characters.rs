@@ -102,9 +102,13 @@ impl Characters {
             }
             hinted.classes = hinted.classes.max(DEMANDED.min(hinted.available()));
         }
-        // A further class rules passwords out; a character more makes up for it.
+        // A further class rules passwords out; a character more makes up for it. Where the device has no room for one
+        // it gets no further class: it would be paid for in bits.
         while hinted.bits() < self.bits() && hinted.length < longest {
             hinted.length += 1;
+        }
+        if hinted.bits() < self.bits() {
+            hinted.classes = self.classes;
         }
         hinted
     }

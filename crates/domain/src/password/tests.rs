@@ -242,8 +242,8 @@ proptest! {
         let length = password.expose().len();
         prop_assert!((16..=MAX_LENGTH as usize).contains(&length));
         prop_assert!(hints.max_len.is_none_or(|most| length <= most.max(16) as usize));
-        prop_assert!(hints.max_len.is_some() || hinted.entropy_bits() >= policy.entropy_bits());
-        let wanted = if hints.complexity == Some(true) { classes.max(3) } else { classes };
+        prop_assert!(hinted.entropy_bits() >= policy.entropy_bits());
+        let wanted = if hints.complexity == Some(true) && hints.max_len.is_none() { classes.max(3) } else { classes };
         prop_assert!(count_classes(password.expose().chars()) >= wanted);
     }
 
