@@ -6,7 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod device;
 pub(crate) mod init;
 mod queues;
-pub(crate) mod reveal;
+mod reveal;
 mod show;
 mod up;
 
@@ -21,6 +21,7 @@ use crate::cli::{Arguments, Command, Output};
 
 /// What most commands need: a deployment, opened.
 pub(crate) struct Deployment {
+    pub(crate) config: Config,
     pub(crate) engines: Engines,
     pub(crate) keys: KeyStore,
     pub(crate) output: Output,
@@ -30,7 +31,7 @@ impl Deployment {
     fn open(arguments: &Arguments) -> Result<Self> {
         let config = Config::load(&arguments.config)?;
         let keys = KeyStore::new(config.sections.data.keys.clone());
-        Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output })
+        Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
     }
 }
 

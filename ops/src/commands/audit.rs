@@ -51,6 +51,8 @@ fn word(action: Action) -> &'static str {
     match action {
         Action::SecretGet => "password revealed",
         Action::RotationForced => "rotation asked for",
+        Action::LaneClosed => "lane closed",
+        Action::HoldReleased => "hold released",
         Action::DirectoryChanged => "directory changed",
         Action::DeadLettersReplayed => "dead letters replayed",
     }
