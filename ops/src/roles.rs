@@ -83,8 +83,7 @@ impl Roles {
         let (config, keys, engines) = (&self.host.config, &self.host.keys, &self.host.engines);
         let settings = keyturn_rotator::Settings {
             deployment: config.deployment.clone(),
-            rotation: config.rotation.clone(),
-            passwords: config.passwords.clone(),
+            policies: config.policies.clone(),
             freshness: config.freshness,
             finding_max_age: config.sections.trust.finding_max_age.0,
             result_ttl: config.sections.rotation.result_ttl.0,

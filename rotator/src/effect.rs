@@ -22,7 +22,8 @@ impl Inner {
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
             (act.reply, act.lane.as_mut(), issued.as_ref())
         {
-            let event = lane::minted(value, *version, reason, &self.settings.rotation, now);
+            let policy = self.settings.policies.choose(value.key.device, &value.about);
+            let event = lane::minted(value, *version, reason, &policy.rotation, now);
             act.happenings.push(Happening::Lane { lane: wanted.lane, event });
         }
         let event = |(index, what): (u64, Happening)| NewEvent {

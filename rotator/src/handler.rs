@@ -8,8 +8,7 @@ use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::DeviceId;
-use keyturn_domain::lane::RotationPolicy;
-use keyturn_domain::password::PasswordPolicy;
+use keyturn_domain::policies::Policies;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
 use keyturn_ports::ledger::{Ledger, LedgerReader};
@@ -30,10 +29,8 @@ use crate::wave::Case;
 pub struct Settings {
     /// The deployment that answers.
     pub deployment: Deployment,
-    /// When to rotate.
-    pub rotation: RotationPolicy,
-    /// What passwords are made of.
-    pub passwords: PasswordPolicy,
+    /// When to rotate, and what passwords are made of, device by device.
+    pub policies: Policies,
     /// The limits of freshness.
     pub freshness: Freshness,
     /// A finding older than this is looked at again.

@@ -11,8 +11,7 @@ fn main() -> ExitCode {
         let (config, keys, engines) = (&host.config, &host.keys, &host.engines);
         let settings = Settings {
             deployment: config.deployment.clone(),
-            rotation: config.rotation.clone(),
-            passwords: config.passwords.clone(),
+            policies: config.policies.clone(),
             freshness: config.freshness,
             finding_max_age: config.sections.trust.finding_max_age.0,
             result_ttl: config.sections.rotation.result_ttl.0,

@@ -6,7 +6,8 @@
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{LaneId, RequestId, VersionId};
 use keyturn_domain::lane::Lane;
-use keyturn_domain::password::{Password, PasswordPolicy};
+use keyturn_domain::password::Password;
+use keyturn_domain::policies::Policies;
 use keyturn_pipeline::handler::Failure;
 use keyturn_ports::ledger::{Issued, LedgerReader};
 use keyturn_ports::vault::{Entry, NewVersion, Tags, Vault};
@@ -45,7 +46,7 @@ struct Held {
 pub(crate) struct Versions<'a> {
     pub(crate) vault: &'a dyn Vault,
     pub(crate) ledger: &'a dyn LedgerReader,
-    pub(crate) passwords: &'a PasswordPolicy,
+    pub(crate) policies: &'a Policies,
     pub(crate) entropy: &'a dyn Entropy,
 }
 
@@ -103,7 +104,9 @@ impl Versions<'_> {
     }
 
     fn make(&self, need: &Need) -> Held {
-        let password = self.passwords.hinted(need.lane.hints).generate(self.entropy);
+        let Lane { key, about, hints, .. } = &need.lane;
+        let passwords = &self.policies.choose(key.device, about).passwords;
+        let password = passwords.hinted(*hints).generate(self.entropy);
         Held { version: VersionId::draw(self.entropy), password, stored: None }
     }
 

@@ -1,5 +1,6 @@
 //! One wave: load, decide, vault, sign, commit, for messages of different devices.
 
+use keyturn_domain::lane::About;
 use keyturn_pipeline::handler::{Failure, Handled};
 use keyturn_ports::ledger::{Commit, Committed};
 use keyturn_ports::queue::{NewMessage, QueueName};
@@ -31,7 +32,8 @@ impl Inner {
         let now = self.clock.now();
         let (mut done, mut acts) = (Vec::with_capacity(wave.len()), Vec::with_capacity(wave.len()));
         for (case, loaded) in wave.into_iter().zip(&loaded) {
-            match plan(&case.judged, loaded, &self.settings.rotation, now) {
+            let policy = self.settings.policies.choose(case.judged.lane.device, &about(&case.judged));
+            match plan(&case.judged, loaded, &policy.rotation, now) {
                 Plan::Nothing => done.push((case.slot, Handled::done())),
                 Plan::Revalidate => done.push((case.slot, revalidate(&case.judged))),
                 Plan::Disown => done.push((case.slot, self.disown(&case.judged))),
@@ -75,7 +77,7 @@ impl Inner {
         Versions {
             vault: &*self.ports.vault,
             ledger: &*self.ports.reader,
-            passwords: &self.settings.passwords,
+            policies: &self.settings.policies,
             entropy: &*self.entropy,
         }
     }
@@ -106,6 +108,11 @@ impl Inner {
         }
         again
     }
+}
+
+/// What a message says about its device.
+fn about(judged: &Judged) -> About {
+    judged.message.message().claims().common().about()
 }
 
 fn fail_all(cases: &[Case], error: &keyturn_ports::Error) -> Done {

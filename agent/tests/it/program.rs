@@ -98,3 +98,14 @@ async fn a_service_ends_cleanly_on_sigterm() {
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
     server.check_settled();
 }
+
+/// The word lists of passphrases come into the program's libraries, and the linker leaves them out: an agent
+/// generates nothing. One that starts to has to answer for a tenth of a megabyte.
+#[test]
+fn the_program_has_no_word_lists() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_keyturn-agent")).unwrap();
+    for words in ["abacus\nabdomen\n", "acid\nacorn\n", "aardvark\nabandoned\n"] {
+        let mut places = program.windows(words.len());
+        assert!(!places.any(|bytes| bytes == words.as_bytes()), "{words:?} is in the program");
+    }
+}

@@ -5,7 +5,7 @@
 //! one exception is [`ambient`], which reads the real clock and the system's random source and nothing else.
 //!
 //! Reading order: [`ids`] and [`time`], then [`lane`] (the server's ledger), [`journal`] (the agent's side
-//! of the same protocol), [`password`].
+//! of the same protocol), [`password`] and [`policies`].
 
 pub mod ids;
 pub mod span;
@@ -16,6 +16,7 @@ pub mod lane;
 pub mod journal;
 
 pub mod password;
+pub mod policies;
 
 pub mod join_type;
 pub mod label;

@@ -1,5 +1,6 @@
 //! The configuration: one file for all roles, read once, checked as a whole.
 
+mod policies;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -7,14 +8,15 @@ use std::path::{Path, PathBuf};
 use confique::Config as _;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::RotationPolicy;
-use keyturn_domain::password::PasswordPolicy;
+use keyturn_domain::policies::Policies;
 use keyturn_pipeline::settle::RetryPolicy;
 use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Data, DeploymentSection, Health, Ingress, Logs, Password, Rotation, Sections, Tls, Trust, Workers,
+    Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections, Tls, Trust,
+    Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -28,10 +30,8 @@ pub struct Config {
     pub join_types: JoinTypes,
     /// The limits of freshness.
     pub freshness: Freshness,
-    /// When to rotate.
-    pub rotation: RotationPolicy,
-    /// What passwords are made of.
-    pub passwords: PasswordPolicy,
+    /// When to rotate, and what passwords are made of, device by device.
+    pub policies: Policies,
     /// How workers take their work.
     pub workers: WorkerSettings,
 }
@@ -96,6 +96,7 @@ impl Sections {
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
+            .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
     }
 
     /// Types every value and checks them together.
@@ -104,16 +105,14 @@ impl Sections {
         let deployment = note(&mut problems, "deployment.name", self.deployment.name.parse::<Deployment>());
         let joins = self.trust.join_types.iter().map(String::as_str);
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
-        let Password { length, alphabet, classes } = &self.password;
-        let passwords = note(&mut problems, "password", PasswordPolicy::new(*length, alphabet, *classes));
+        let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
-        match (deployment, join_types, passwords) {
-            (Some(deployment), Some(join_types), Some(passwords)) if problems.is_empty() => Ok(Config {
+        match (deployment, join_types, policies) {
+            (Some(deployment), Some(join_types), Some(policies)) if problems.is_empty() => Ok(Config {
                 deployment,
                 join_types,
-                passwords,
+                policies,
                 freshness: self.freshness(),
-                rotation: self.rotation_policy(),
                 workers: self.worker_settings(),
                 sections: self,
             }),

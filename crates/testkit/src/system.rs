@@ -21,6 +21,7 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
+use keyturn_domain::policies::Policies;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
 use keyturn_ingress::Ingress;
 use keyturn_notifier::Notifier;
@@ -82,6 +83,11 @@ pub fn deployment() -> Deployment {
 impl System {
     /// A pipeline whose engines have these faults.
     pub fn new(faults: Arc<Faults>) -> Self {
+        Self::with_policies(faults, &Policies::of(PasswordPolicy::default(), RotationPolicy::default()))
+    }
+
+    /// A pipeline whose engines have these faults, and whose devices come under these policies.
+    pub fn with_policies(faults: Arc<Faults>, policies: &Policies) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let clock = ManualClock::default();
         let (time, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
@@ -95,7 +101,7 @@ impl System {
         let router = parts.router();
         let workers = [
             parts.worker(QueueName::Requests, parts.validator()),
-            parts.worker(QueueName::Findings, parts.rotator(&signing)),
+            parts.worker(QueueName::Findings, parts.rotator(&signing, policies.clone())),
             parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
         ];
         Self { clock, database, vault, faults, router, workers, signing, left_over: 0, _folder: folder }
@@ -319,11 +325,10 @@ impl Parts<'_> {
         Validator::new(settings, keys, self.faulty(self.database.clone()), Arc::clone(self.time))
     }
 
-    fn rotator(&self, signing: &Arc<SigningKey>) -> Rotator {
+    fn rotator(&self, signing: &Arc<SigningKey>, policies: Policies) -> Rotator {
         let settings = keyturn_rotator::Settings {
             deployment: deployment(),
-            rotation: RotationPolicy::default(),
-            passwords: PasswordPolicy::default(),
+            policies,
             freshness: Freshness::default(),
             finding_max_age: Duration::from_mins(10),
             result_ttl: Duration::from_hours(24),

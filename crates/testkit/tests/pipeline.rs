@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use keyturn_domain::ids::RequestId;
-use keyturn_domain::password::Password;
+use keyturn_domain::lane::RotationPolicy;
+use keyturn_domain::password::{Complexity, Password, PasswordPolicy};
+use keyturn_domain::policies::{Group, Members, Policies, Policy};
 use keyturn_ports::dead_letters::DeadLetters as _;
 use keyturn_ports::directory::DirectoryAdmin as _;
 use keyturn_ports::ledger::{Happening, LedgerReader as _};
@@ -45,6 +47,29 @@ async fn two_rotations(faults: Arc<Faults>) {
 #[tokio::test]
 async fn a_device_rotates_and_rotates_again() {
     two_rotations(Faults::none()).await;
+}
+
+/// A group's policy makes its devices' passwords and sets their pace, and nobody else's.
+#[tokio::test]
+async fn a_device_comes_under_the_policy_of_its_group() {
+    let daily = RotationPolicy { update_frequency: Duration::from_hours(24), ..RotationPolicy::default() };
+    let words = PasswordPolicy::windows_laps(Complexity::ShortWords, 14, 6, Some('-')).unwrap();
+    let mut devices = [1, 2].map(|number| FakeDevice::new(number, deployment()));
+    let members = Members { devices: Some([devices[0].id].into()), ..Members::default() };
+    let policy = Policy { passwords: words, rotation: daily };
+    let default = Policy { passwords: PasswordPolicy::default(), rotation: RotationPolicy::default() };
+    let group = Group { name: "kiosks".to_owned(), members, policy };
+    let mut system = System::with_policies(Faults::none(), &Policies::new(default, vec![group]).unwrap());
+    for (device, hyphens) in devices.iter_mut().zip([5, 0]) {
+        system.register(device).await;
+        assert!(system.rotate(device).await);
+        let shown = system.confirmed(device).await;
+        assert_eq!(shown.expose().len() == 16, hyphens == 0);
+        assert!(hyphens == 0 || shown.expose().matches('-').count() >= hyphens);
+    }
+    system.clock.advance(Duration::from_hours(25));
+    assert!(system.rotate(&mut devices[0]).await, "due after a day");
+    assert!(!system.rotate(&mut devices[1]).await, "not due before three");
 }
 
 /// Every call to an engine goes wrong once, in every way, at every point of two whole rotations.

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use keyturn_domain::policies::{Group, Policies, Policy};
+use keyturn_domain::span::Span;
 use keyturn_service::config::Config as Loaded;
 use keyturn_service::keys::{KeyError, KeyStore};
 
@@ -30,7 +32,8 @@ fn check(config: &Loaded) -> ExitCode {
         ("vault", keys.vault().map(drop)),
         ("key set", keys.key_set().map(drop)),
     ];
-    say!("ok      configuration  passwords have {:.0} bits", config.passwords.entropy_bits());
+    say!("ok      configuration");
+    tell_policies(&config.policies);
     let mut problems = 0;
     for (name, checked) in checks {
         match checked {
@@ -42,4 +45,26 @@ fn check(config: &Loaded) -> ExitCode {
         }
     }
     if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The default, then the groups in the order in which they are tried.
+fn tell_policies(policies: &Policies) {
+    tell_policy("default", policies.default_policy(), "");
+    for Group { name, members, policy } in policies.groups() {
+        let listed = members.devices.as_ref().map(|devices| format!("; devices listed: {}", devices.len()));
+        let claimed = members.is_claimed().then(|| "; by what a device says of itself".to_owned());
+        let members: String = listed.into_iter().chain(claimed).collect();
+        tell_policy(name, policy, &members);
+    }
+}
+
+fn tell_policy(name: &str, policy: &Policy, members: &str) {
+    let Policy { passwords, rotation } = policy;
+    let (bits, every) = (passwords.entropy_bits(), Span(rotation.update_frequency));
+    let (word, advice) = if passwords.is_meagre() {
+        ("warning", "; fewer than 80 bits are few, a longer password is better")
+    } else {
+        ("ok     ", "")
+    };
+    say!("{word} policy         {name}: {passwords}, {bits:.1} bits, every {every}{members}{advice}");
 }

@@ -17,7 +17,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Reveal) -> Result<()>
     let actor = operator::name();
     let look = Look { engines: &deployment.engines, vault: &*vault, actor: &actor, reason: &command.reason };
     let revealed = match &command.version {
-        None => look.candidates(device.id, &deployment.config.rotation).await?,
+        None => look.candidates(device.id, &deployment.config.policies.default_policy().rotation).await?,
         Some(version) => look.older(device.id, version.parse::<VersionId>().context("--version")?).await?,
     };
     match deployment.output {

@@ -71,7 +71,11 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     say!("{}", named.title());
     say!("  {}", about(named.record.as_ref()));
     for lane in &lanes {
-        let open = lane.is_open(&lanes, &deployment.config.rotation, deployment.engines.clock().now());
+        let open = lane.is_open(
+            &lanes,
+            &deployment.config.policies.default_policy().rotation,
+            deployment.engines.clock().now(),
+        );
         let closed = if open { "" } else { ", closed" };
         let About { account_name, host, serial, .. } = &lane.about;
         say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());

@@ -31,7 +31,7 @@ pub(super) async fn check(plant: &Plant, fleet: &Fleet, settled: &[Settled], rou
         };
         let made = plant.vault.history(device.id).await?.len();
         ensure!(made == round, "{name}: {made} versions were made instead of {round}");
-        let shown = look.candidates(device.id, &plant.host.config.rotation).await?;
+        let shown = look.candidates(device.id, &plant.host.config.policies.default_policy().rotation).await?;
         let [only] = shown.as_slice() else {
             bail!("{name}: {} candidates are shown instead of one", shown.len())
         };

@@ -120,9 +120,31 @@ fn a_deployment_is_made_once_and_its_files_are_private() {
         let mode = fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{file}");
     }
-    assert!(deployment.ok(&["config", "check"]).contains("passwords have 100 bits"));
+    let checked = deployment.ok(&["config", "check"]);
+    let expected =
+        "ok      policy         default: 16 characters out of 77, at least 4 classes, 100.0 bits, every 3d";
+    assert!(checked.lines().any(|line| line == expected), "{checked}");
     assert!(deployment.ok(&["config", "template"]).contains("UpdateFrequencyDays"));
     assert!(deployment.ok(&["config", "print"]).contains("update_frequency"));
+}
+
+#[test]
+fn policies_are_told_with_their_entropy_and_weak_ones_warned_of() {
+    let deployment = Deployment::init();
+    let (config, list) = (deployment.path("data/keyturn.toml"), deployment.path("data/kiosks.txt"));
+    fs::write(&list, "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11 # hall\n").unwrap();
+    let policies = "[[policy]]\nname = \"kiosks\"\ndevices_file = \"kiosks.txt\"\ncomplexity = 7\nupdate_frequency = \"1d\"\n\
+        [[policy]]\nname = \"servers\"\nhost = [\"SRV-*\"]\ncomplexity = 6\nwords = 8\n";
+    fs::write(&config, fs::read_to_string(&config).unwrap() + policies).unwrap();
+    let checked = deployment.ok(&["config", "check"]);
+    for line in [
+        "warning policy         kiosks: 6 words out of 1296, 62.0 bits, every 1d; devices listed: 1; fewer than 80 bits are few, a longer password is better",
+        "ok      policy         servers: 8 words out of 7776, 103.4 bits, every 3d; by what a device says of itself",
+    ] {
+        assert!(checked.lines().any(|told| told == line), "{checked}");
+    }
+    fs::write(&list, "kiosk-7\n").unwrap();
+    fails(&deployment, &["config", "check"], 1, &["policy.kiosks.devices_file", "kiosks.txt:1", "«kiosk-7»"]);
 }
 
 #[test]

@@ -1,5 +1,10 @@
 use std::fs;
 
+use keyturn_domain::ids::DeviceId;
+use keyturn_domain::label::Label;
+use keyturn_domain::lane::About;
+use keyturn_domain::password::PasswordPolicy;
+
 use super::*;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -12,8 +17,7 @@ fn load(text: &str) -> Result<Config, String> {
 #[test]
 fn a_name_is_all_it_takes() {
     let config = load("[deployment]\nname = \"contoso\"\n").unwrap();
-    assert_eq!(config.rotation, RotationPolicy::default());
-    assert_eq!(config.passwords, PasswordPolicy::default());
+    assert_eq!(config.policies, Policies::of(PasswordPolicy::default(), RotationPolicy::default()));
     assert_eq!(config.workers, WorkerSettings::default());
     assert_eq!(config.freshness, Freshness::default());
     assert_eq!(config.join_types, JoinTypes::default());
@@ -51,12 +55,107 @@ fn values_are_checked_together_and_all_are_told() {
     }
 }
 
+/// Settings of passwords that cannot be, each named by its key and with a mend.
+#[test]
+fn policies_that_cannot_be_are_named_by_their_keys() {
+    for (text, parts) in [
+        ("[password]\nlength = 7", &["password.length: ", "outside 8 to 128"][..]),
+        ("[password]\ncomplexity = 9", &["password.complexity: ", "1 to 8"]),
+        ("[password]\ncomplexity = 4\nlength = 65", &["password.length: ", "8 to 64"]),
+        ("[password]\ncomplexity = 4\nlength = 9", &["password.length: ", "fewer than 60", "longer"]),
+        ("[password]\ncomplexity = 6\nwords = 11", &["password.words: ", "3 to 10"]),
+        ("[password]\ncomplexity = 7\nwords = 5", &["password.words: ", "51.7 bits", "more words"]),
+        ("[password]\ncomplexity = 6\nseparator = \"ab\"", &["password.separator: ", "punctuation"]),
+        ("[password]\ncomplexity = 6\nseparator = \"\\n\"", &["password.separator: ", "punctuation"]),
+        ("[password]\ncomplexity = 6\nlength = 20", &["password.length: has no effect", "remove it"]),
+        ("[password]\ncomplexity = 4\nclasses = 2", &["password.classes: has no effect", "complexity = 0"]),
+        ("[password]\nwords = 7", &["password.words: has no effect with complexity = 0"]),
+        ("[password]\nalphabet = \"abc\"", &["password.alphabet: ", "at least 10"]),
+        ("[[policy]]\nhost = [\"a\"]", &["line 3", "name"]),
+        ("[[policy]]\nname = \"a\"\nhots = [\"a\"]", &["line 5", "hots"]),
+        ("[[policy]]\nname = \"a\"\nhost = [\"a\"]\nupdate_frequency = \"1 day\"", &["line 6", "1h or 3d"]),
+        ("[[policy]]\nname = \"A b\"\nhost = [\"a\"]", &["policy.name: «A b»", "a-z"]),
+        ("[[policy]]\nname = \"a\"", &["policy.a: fits no device", "devices_file"]),
+        ("[[policy]]\nname = \"a\"\ndevices = []", &["policy.a.devices: is empty"]),
+        ("[[policy]]\nname = \"a\"\nhost = []", &["policy.a.host: is empty"]),
+        ("[[policy]]\nname = \"a\"\nos = [\"\"]", &["policy.a.os: ", "pattern"]),
+        ("[[policy]]\nname = \"a\"\ndevices = [\"LAB-07\"]", &["policy.a.devices: «LAB-07»", "GUID"]),
+        ("[[policy]]\nname = \"a\"\ndevices_file = \"no.txt\"", &["policy.a.devices_file: ./no.txt"]),
+        (
+            "[[policy]]\nname = \"a\"\nos = [\"*\"]\nlength = 15",
+            &["policy.a: ", "the default", "devices_file"],
+        ),
+        ("[[policy]]\nname = \"a\"\nos = [\"*\"]\nupdate_frequency = \"4d\"", &["policy.a: ", "4d", "3d"]),
+        ("[[policy]]\nname = \"a\"\nos = [\"*\"]\nupdate_frequency = \"0d\"", &["policy.a.update_frequency"]),
+        ("[[policy]]\nname = \"a\"\nos = [\"*\"]\ncomplexity = 6\nlength = 20", &["policy.a.length: has no"]),
+    ] {
+        let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{text:?} gave {error:?}");
+    }
+    let twice = "[deployment]\nname = \"x\"\n[[policy]]\nname = \"a\"\nhost = [\"a\"]\n".to_owned();
+    let error = load(&(twice.clone() + "[[policy]]\nname = \"a\"\nos = [\"b\"]\n")).unwrap_err();
+    assert!(error.contains("policy.a: there are two"), "{error}");
+    load(&twice).unwrap();
+}
+
+#[test]
+fn the_first_policy_that_fits_is_taken_and_says_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = ["3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11", "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e12"];
+    fs::write(
+        folder.path().join("kiosks.txt"),
+        format!("# the hall\n\n  {}  # desk\r\n", ids[0].to_uppercase()),
+    )
+    .unwrap();
+    let text = "[deployment]\nname = \"x\"\n[password]\nlength = 20\n[rotation]\nhold = \"2d\"\n\
+        [[policy]]\nname = \"kiosks\"\ndevices_file = \"kiosks.txt\"\ncomplexity = 7\nseparator = \"-\"\n\
+        [[policy]]\nname = \"linux\"\nos = [\"*linux*\"]\nupdate_frequency = \"1d\"\n";
+    let file = folder.path().join("keyturn.toml");
+    fs::write(&file, text).unwrap();
+    let policies = Config::load(&file).unwrap().policies;
+    let chosen = |id: &str, os: &str| {
+        let about = About { os: Label::parse(os).unwrap(), ..About::default() };
+        let policy = policies.choose(id.parse::<DeviceId>().unwrap(), &about);
+        let days = |time: std::time::Duration| time.as_secs() / 86_400;
+        (
+            policy.passwords.to_string(),
+            days(policy.rotation.update_frequency),
+            days(policy.rotation.hold_window),
+        )
+    };
+    let default = "20 characters out of 77, at least 4 classes".to_owned();
+    assert_eq!(chosen(ids[0], "Debian Linux"), ("6 words out of 1296".to_owned(), 3, 2));
+    assert_eq!(chosen(ids[1], "Debian Linux"), (default.clone(), 1, 2));
+    assert_eq!(chosen(ids[1], "Windows 11"), (default, 3, 2));
+}
+
+/// The settings' defaults stand in the template as text, and in code where they have to be compared.
+#[test]
+fn the_default_password_settings_are_those_of_the_template() {
+    let config = load("[deployment]\nname = \"a\"\n").unwrap();
+    assert_eq!(format!("{:?}", config.sections.password), format!("{:?}", Password::default()));
+}
+
 #[test]
 fn the_template_is_a_configuration_once_it_has_a_name() {
     let template = Config::template();
     assert!(template.contains("UpdateFrequencyDays"), "{template}");
     let uncommented = template.replacen("#name =", "name = \"contoso\"", 1);
     load(&uncommented).unwrap();
+}
+
+/// The example in the template's comment.
+#[test]
+fn the_policy_in_the_template_is_one() {
+    let template = Config::template();
+    let example: Vec<&str> = template.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
+    assert_eq!(example.first(), Some(&"[[policy]]"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keyturn.toml");
+    fs::write(folder.path().join("kiosks.txt"), "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e12\n").unwrap();
+    fs::write(&file, format!("[deployment]\nname = \"x\"\n{}\n", example.join("\n"))).unwrap();
+    let config = Config::load(&file).unwrap();
+    assert_eq!(config.policies.groups().len(), 1);
 }
 
 /// `KEYTURN_BLESS=1` writes the sample anew.
