@@ -262,13 +262,11 @@ fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Devic
     Device { name, settings, accounts: Arc::new(accounts), accepted: Arc::default() }
 }
 
-/// Builds the roles' binaries: this package's tests do not depend on them.
+/// Builds the roles' binaries: this package's tests do not depend on them. With the same features as the tests of
+/// the whole workspace, so that nothing is built twice.
 fn build() {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--quiet", "--offline"]);
-    for role in ROLES {
-        command.args(["-p", &format!("keyturn-{role}")]);
-    }
+    command.args(["build", "--quiet", "--offline", "--workspace", "--bins", "--tests"]);
     assert!(command.status().unwrap().success());
 }
 
