@@ -137,7 +137,7 @@ impl Server {
     /// What must hold whatever happened: what the account has is in the vault, and the journal allows it.
     pub(crate) fn check(&self) {
         let touched =
-            self.account(Faults::default()).find().unwrap().is_some_and(|found| found.last_set.is_some());
+            self.account(Faults::default()).find().unwrap().is_some_and(|found| found.mark.is_some());
         let real = self.real();
         assert!(!touched || real.is_some(), "the account has a password that is not in the vault");
         let journal = self.journal();
