@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,8 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accounts::Accounts;
 use crate::accounts::file::FileAccounts;
-use crate::agent::{Agent, Deps, failure_line};
+use crate::agent::{Agent, Deps, Error, failure_line};
 use crate::config::{self, AccountConfig, Config};
+use crate::disk;
+use crate::platform::linux::{LinuxAccounts, name};
 use crate::status::Status;
 
 /// Rotates the password of this device's managed account: asks the server for one, sets it, proves it by logging
@@ -100,8 +102,8 @@ async fn run(common: &Common) -> Result<Said, Said> {
 }
 
 fn status(common: &Common, output: Output) -> Result<Said, Said> {
-    let Config { settings, account: AccountConfig::File { name, .. } } = load(common)?;
-    let status = Status::read(&settings, name.as_str());
+    let Config { settings, account } = load(common)?;
+    let status = account_name(&account, &settings.state).and_then(|name| Status::read(&settings, &name));
     let status = status.map_err(|error| Said::failure(failure_line(&error.into())))?;
     let line = match output {
         Output::Text => status.to_string(),
@@ -124,19 +126,37 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 fn agent(common: &Common) -> Result<Agent, Said> {
     let Config { settings, account } = load(common)?;
-    Agent::new(settings, Deps::system(accounts(account))).map_err(|error| Said::failure(failure_line(&error)))
+    let accounts = accounts(account, &settings.state);
+    let agent = accounts.and_then(|accounts| Agent::new(settings, Deps::system(accounts)));
+    agent.map_err(|error| Said::failure(failure_line(&error)))
 }
 
 fn load(common: &Common) -> Result<Config, Said> {
     Config::load(&common.config).map_err(|error| Said::failure(format!("Failed: {error}. code=config")))
 }
 
-fn accounts(account: AccountConfig) -> Arc<dyn Accounts> {
-    match account {
+fn accounts(account: AccountConfig, state: &Path) -> Result<Arc<dyn Accounts>, Error> {
+    Ok(match account {
         AccountConfig::File { path, name } => {
             Arc::new(FileAccounts::new(path, name, Arc::new(SystemClock), Arc::new(SystemEntropy)))
         }
-    }
+        AccountConfig::Linux { name, random_suffix, options } => {
+            let name = name::choose(&name, random_suffix, state, &SystemEntropy)?;
+            Arc::new(LinuxAccounts::new(name, options, state, Arc::new(SystemClock)))
+        }
+    })
+}
+
+/// The account's name, as far as it has been chosen.
+fn account_name(account: &AccountConfig, state: &Path) -> Result<String, disk::Error> {
+    Ok(match account {
+        AccountConfig::File { name, .. } => name.to_string(),
+        AccountConfig::Linux { name, random_suffix, .. } => name::known(name, *random_suffix, state)?
+            .map_or_else(
+                || format!("{name} and {random_suffix} digits, not drawn yet"),
+                |name| name.to_string(),
+            ),
+    })
 }
 
 impl Said {

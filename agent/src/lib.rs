@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`settings`] and [`config`]; [`agent`] and the run it repeats, [`cycle`]; what a run is made
 //! of: [`identity`], [`install`], [`client`] over [`transport`], [`key_set`], [`answer`], [`accounts`],
-//! [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`].
+//! [`platform`], [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`].
 
 pub mod cli;
 
@@ -30,6 +30,7 @@ pub mod identity;
 pub mod install;
 pub mod journal_file;
 pub mod lock;
+pub mod platform;
 
 mod backoff;
 mod disk;

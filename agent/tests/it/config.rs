@@ -115,7 +115,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             ("kind = \"file\"", "kind = \"sam\""),
-            "DIR/agent.toml:12: account.kind: unknown variant `sam`, expected `file`",
+            "DIR/agent.toml:12: account.kind: unknown variant `sam`, expected `file` or `linux`",
         ),
         (("path =", "# path ="), "DIR/agent.toml:11: [account]: missing field `path`"),
         (("[account]", "[account"), "DIR/agent.toml:11: [account]: unclosed table, expected `]`"),
