@@ -22,7 +22,7 @@ use self::account::AccountSection;
 use self::place::Source;
 use crate::about;
 use crate::identity::{self, Identity};
-use crate::settings::{CHECK_IN, ServerUrl, Settings, Timing, WAIT};
+use crate::settings::{CHECK_IN, ProxyUrl, SPLAY, ServerUrl, Settings, Timing, WAIT};
 use keyturn_domain::span::Span;
 
 /// Where the file is looked for.
@@ -72,8 +72,10 @@ struct File {
     #[serde(default = "default_state")]
     state: PathBuf,
     ca: Option<Spanned<PathBuf>>,
+    proxy: Option<Spanned<String>>,
     wait: Option<Spanned<Span>>,
     check_in: Option<Spanned<Span>>,
+    splay: Option<Spanned<Span>>,
     account: Spanned<AccountSection>,
     #[serde(default)]
     timing: TimingSection,
@@ -127,6 +129,11 @@ impl File {
         Ok(Settings {
             server,
             ca: self.ca.as_ref().map(|path| source.read(path)).transpose()?,
+            proxy: self
+                .proxy
+                .as_ref()
+                .map(|proxy| source.check(proxy, |text| text.parse::<ProxyUrl>()))
+                .transpose()?,
             deployment: self.deployment,
             root,
             device: *self.device_id.as_ref(),
@@ -145,6 +152,7 @@ impl File {
                 CHECK_IN,
                 Duration::from_mins(1)..=Duration::from_hours(24 * 7),
             )?,
+            splay: source.within(self.splay.as_ref(), SPLAY, Duration::ZERO..=Duration::from_hours(24))?,
             timing: self.timing.resolve(source)?,
         })
     }

@@ -55,7 +55,7 @@ pub struct Reply {
 /// An exchange without an answer. The server may have had the call or not.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The client cannot be built: the certificates to trust cannot be used.
+    /// The client cannot be built: the certificates to trust, or the proxy, cannot be used.
     #[error("the TLS client cannot be set up")]
     Setup(#[source] reqwest::Error),
     /// The path is none. Cannot happen with checked tickets.
@@ -94,9 +94,11 @@ impl Http {
             .retry(reqwest::retry::never())
             .connect_timeout(settings.timing.connect)
             .tls_version_min(Version::TLS_1_2)
-            .https_only(!settings.server.is_plain());
-        if settings.server.is_plain() {
-            builder = builder.no_proxy();
+            .https_only(!settings.server.is_plain())
+            // Who sets the environment of a service does not choose its way through the network.
+            .no_proxy();
+        if let Some(proxy) = settings.proxy.as_ref().filter(|_| !settings.server.is_plain()) {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.url()).map_err(Error::Setup)?);
         }
         if let Some(pem) = &settings.ca {
             builder =

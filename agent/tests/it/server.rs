@@ -85,6 +85,7 @@ impl Server {
         Settings {
             server: format!("http://{}", self.address).parse().unwrap(),
             ca: None,
+            proxy: None,
             deployment: DEPLOYMENT.parse().unwrap(),
             root: self.keys.root.public(),
             device: device_id(),
@@ -95,6 +96,7 @@ impl Server {
             create_account: true,
             wait: Duration::from_secs(20),
             check_in: Duration::from_hours(1),
+            splay: Duration::ZERO,
             timing: Timing {
                 unknown_post: Duration::from_millis(300),
                 gap: Duration::from_millis(4),
