@@ -25,6 +25,11 @@ pub trait Accounts: Send + Sync + 'static {
     /// Looks the account up; none if it does not exist. Changes nothing.
     fn find(&self) -> Result<Option<Found>, Error>;
 
+    /// Whether this system has what it takes to manage the account. Changes nothing.
+    fn equipped(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Creates the account without a usable password.
     fn create(&self) -> Result<Found, Error>;
 

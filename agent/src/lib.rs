@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`settings`] and [`config`]; [`agent`] and the run it repeats, [`cycle`]; what a run is made
 //! of: [`identity`], [`install`], [`client`] over [`transport`], [`key_set`], [`answer`], [`accounts`],
-//! [`platform`], [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`].
+//! [`platform`], [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`],
+//! [`detect`], [`doctor`].
 
 pub mod cli;
 
@@ -36,6 +37,8 @@ mod backoff;
 mod disk;
 mod events;
 
+pub mod detect;
+pub mod doctor;
 pub mod observer;
 pub mod outcome;
 pub mod status;

@@ -56,7 +56,7 @@ impl LastRun {
         }
     }
 
-    fn load(folder: &Path) -> Result<Option<Self>, disk::Error> {
+    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, disk::Error> {
         Ok(disk::read(&folder.join("last-run.json"))?
             .and_then(|content| serde_json::from_slice(&content).ok()))
     }

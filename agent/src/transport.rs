@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use keyturn_domain::time::UnixMillis;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
 
@@ -48,6 +49,8 @@ pub struct Reply {
     pub nonce: Option<String>,
     /// The key set.
     pub key_set: Option<String>,
+    /// When the server says it answered.
+    pub date: Option<UnixMillis>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -148,8 +151,15 @@ fn head(status: u16, headers: &HeaderMap) -> Reply {
             .map(Duration::from_secs),
         nonce: text(HeaderName::from_static("replay-nonce")).map(str::to_owned),
         key_set: text(HeaderName::from_static(keyturn_schemas::key_set::HEADER)).map(str::to_owned),
+        date: text(DATE).and_then(instant),
         body: Vec::new(),
     }
+}
+
+/// An HTTP date (RFC 9110 section 5.6.7, the form that is not obsolete).
+fn instant(text: &str) -> Option<UnixMillis> {
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond();
+    u64::try_from(at).ok().map(UnixMillis)
 }
 
 async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
@@ -161,4 +171,15 @@ async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_servers_are_read() {
+        assert_eq!(instant("Sun, 06 Nov 1994 08:49:37 GMT"), Some(UnixMillis(784_111_777_000)));
+        assert_eq!(instant("yesterday"), None);
+    }
 }

@@ -33,6 +33,9 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// Groups that make an administrator, the first that exists is taken.
 const ADMINISTRATORS: [&str; 2] = ["sudo", "wheel"];
 
+/// What does the work.
+const PROGRAMS: [&str; 4] = ["chpasswd", "unix_chkpwd", "useradd", "usermod"];
+
 /// How often the lock of an account is put back before the agent gives up and says so.
 const LOCKINGS: u32 = 3;
 
@@ -173,6 +176,10 @@ impl Accounts for LinuxAccounts {
             Some(_) => Ok(disk::remove(&self.note)?),
             None => Ok(()),
         }
+    }
+
+    fn equipped(&self) -> Result<(), Error> {
+        PROGRAMS.into_iter().try_for_each(|name| self.tool(name).map(drop))
     }
 
     fn find(&self) -> Result<Option<Found>, Error> {

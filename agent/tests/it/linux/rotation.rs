@@ -99,3 +99,36 @@ fn two_agents_at_once_leave_a_password_that_is_known() {
         }
     });
 }
+
+/// The program with settings of kind `linux`, as an administrator has it.
+#[test]
+fn the_program_manages_an_account_with_drawn_digits() {
+    island::run("linux::rotation::the_program_manages_an_account_with_drawn_digits", async {
+        let server = Server::start().await;
+        let config = crate::config::write(server.folder(), &format!("http://{}", server.address));
+        let text = std::fs::read_to_string(&config).unwrap();
+        let path = text.lines().find(|line| line.starts_with("path = ")).unwrap();
+        let text = text.replace("kind = \"file\"", "kind = \"linux\"").replace(path, "random_suffix = 4");
+        std::fs::write(&config, text).unwrap();
+        let run = async |command: &str| {
+            let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_keyturn-agent"));
+            let output = program.arg(command).arg("--config").arg(&config).output().await.unwrap();
+            (String::from_utf8(output.stdout).unwrap(), output.status.success())
+        };
+        let (before, _) = run("status").await;
+        assert!(before.contains("Account     lapsadmin and 4 digits, not drawn yet"), "{before}");
+        assert!(run("doctor").await.1);
+        let (line, good) = run("rotate").await;
+        assert!(good, "{line}");
+        let name = std::fs::read_to_string(server.folder().join("state/account-name")).unwrap();
+        assert!(name.starts_with(NAME) && name.len() == NAME.len() + 4, "{name}");
+        let account = account(&name, &server.folder().join("state"), Options::default());
+        let password = server.world().vault.values().next().unwrap().clone();
+        assert_eq!(account.verify(&Password::new(password)).unwrap(), Verdict::Accepted);
+        assert_eq!(run("detect").await, ("Fine: nothing is due. code=not_due\n".to_owned(), true));
+        let (doctor, good) = run("doctor").await;
+        assert!(good && doctor.contains(&format!("account      {name}, number ")), "{doctor}");
+        done("chpasswd", &[], &format!("{name}:set by hand\n"));
+        assert!(run("detect").await.0.ends_with(" code=changed\n"));
+    });
+}
