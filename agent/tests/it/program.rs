@@ -74,6 +74,27 @@ async fn a_first_line_even_when_it_fails() {
     );
 }
 
+/// A word that somebody's script waits for is in the manual.
+#[test]
+fn the_manual_names_every_word() {
+    let manual = include_str!("../../../docs/AGENT.md");
+    let sources = [
+        include_str!("../../src/outcome.rs"),
+        include_str!("../../src/cycle.rs"),
+        include_str!("../../src/agent.rs"),
+        include_str!("../../src/detect.rs"),
+    ];
+    let mut words = Vec::new();
+    for source in sources {
+        let body = source.split("pub fn code(&self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
+        words.extend(body.split('"').skip(1).step_by(2));
+    }
+    assert!(words.len() > 20, "{words:?}");
+    for word in words {
+        assert!(manual.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_usage_is_2() {
     let nowhere = Path::new("/nowhere");
