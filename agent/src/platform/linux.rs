@@ -96,6 +96,8 @@ impl LinuxAccounts {
     /// Sets the password of a locked account and puts the lock back. The programs of the system end a lock with
     /// every new password, so for a moment there is none; a note on disk makes up for a crash in that moment.
     fn set_behind_lock(&self, password: &Password) -> Result<(), Error> {
+        // A lock that could not be put back is not opened.
+        self.equipped()?;
         disk::replace(&self.note, self.name.as_str().as_bytes())?;
         let set = password::set(&self.tool("chpasswd")?, &self.name, password);
         let proof = self.try_unlocked(password);

@@ -122,6 +122,13 @@ fn a_locked_account_stays_locked() {
         assert!(shadow(NAME, 1).starts_with("!$") && !folder.path().join("relock").exists());
         restore(CHPASSWD);
 
+        // Without the program that locks, the lock is not opened.
+        let before = shadow(NAME, 1);
+        remove("/usr/sbin/usermod");
+        assert!(keeping.set(&password("third")).unwrap_err().to_string().contains("usermod is missing"));
+        restore("/usr/sbin/usermod");
+        assert_eq!(shadow(NAME, 1), before);
+
         let unlocking = account(NAME, folder.path(), Options { unlock: true, ..Options::default() });
         unlocking.set(&password("fourth")).unwrap();
         assert!(shadow(NAME, 1).starts_with('$'));
