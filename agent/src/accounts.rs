@@ -17,8 +17,18 @@ pub trait Accounts: Send + Sync + 'static {
         Hints::default()
     }
 
-    /// Looks the account up; none if it does not exist.
+    /// Finishes what the end of an earlier process interrupted. Called before anything else of a run.
+    fn restore(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Looks the account up; none if it does not exist. Changes nothing.
     fn find(&self) -> Result<Option<Found>, Error>;
+
+    /// Whether this system has what it takes to manage the account. Changes nothing.
+    fn equipped(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Creates the account without a usable password.
     fn create(&self) -> Result<Found, Error>;
@@ -36,9 +46,12 @@ pub trait Accounts: Send + Sync + 'static {
 pub struct Found {
     /// As the operating system numbers it.
     pub id: AccountId,
-    /// When the password was last set, in seconds since the epoch; none where it never was or the system does
-    /// not tell.
-    pub last_set: Option<u64>,
+    /// Another one after every setting of the password, by whomever: the time of the last setting where the
+    /// system knows it to the second, or anything else that changes. Only ever compared for equality. None where
+    /// there is no password or the system does not tell.
+    pub mark: Option<u64>,
+    /// When the password was last set, in seconds since the epoch and as exactly as the system knows. For people.
+    pub set_at: Option<u64>,
 }
 
 /// What a logon proved.
@@ -60,6 +73,9 @@ pub enum Error {
     /// There is no such account.
     #[error("the account does not exist")]
     Missing,
+    /// It is the system's own administrator, without which a broken machine cannot be mended.
+    #[error("the account {0} is root; set account.danger_manage_root = true to manage it all the same")]
+    Root(String),
     /// The account database cannot be used.
     #[error("the account database cannot be used: {0}")]
     Database(String),

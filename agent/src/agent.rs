@@ -74,17 +74,7 @@ impl Error {
 
     /// The error and its causes in one line.
     pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !line.ends_with(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-            cause = error.source();
-        }
-        line
+        chain(self)
     }
 }
 
@@ -130,11 +120,18 @@ impl Agent {
         self.run_and_remember(&lock).await
     }
 
-    /// Runs again and again, every check-in interval, until `stop` is done.
+    /// Runs again and again, every check-in interval, until `stop` is done. The first run comes at once when there
+    /// is something to do for all the agent knows; otherwise some time within the splay, so that machines that get
+    /// their power back at one moment do not all arrive at the next.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let lock = self.lock()?;
         let mut stop = pin!(stop);
         let mut failures = 0;
+        let splay = backoff::share(self.splay()?, &*self.context.entropy);
+        tokio::select! {
+            () = tokio::time::sleep(splay) => {}
+            () = &mut stop => return Ok(()),
+        }
         loop {
             let outcome = tokio::select! {
                 outcome = self.run_and_remember(&lock) => outcome,
@@ -151,6 +148,13 @@ impl Agent {
     /// What the agent knows of itself.
     pub fn status(&self) -> Result<Status, Error> {
         Ok(Status::read(&self.context.settings, self.context.accounts.name().as_str())?)
+    }
+
+    /// Over how long the first run is spread.
+    fn splay(&self) -> Result<Duration, Error> {
+        let now = self.context.clock.now();
+        let rested = self.status()?.is_at_rest(now);
+        Ok(if rested { self.context.settings.splay } else { Duration::ZERO })
     }
 
     fn lock(&self) -> Result<Arc<Lock>, Error> {
@@ -186,6 +190,21 @@ impl Agent {
             }
         }
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
 }
 
 /// One line about a run that failed.

@@ -41,17 +41,17 @@ pub(crate) fn apply(journal: &mut Journal, offer: &Offer, bench: &Bench<'_>) -> 
     let set = bench.accounts.set(&offer.password);
     bench.observer.reached(Stage::Set(version));
     let verdict = bench.accounts.verify(&offer.password);
-    // An unknown time will differ from the true one at the next start, which then doubts: the safe way to be wrong.
-    let last_set = bench.accounts.find().ok().flatten().and_then(|found| found.last_set);
+    // An unknown mark will differ from the true one at the next start, which then doubts: the safe way to be wrong.
+    let mark = bench.accounts.find().ok().flatten().and_then(|found| found.mark);
     match (verdict, set) {
         (Ok(Verdict::Accepted), _) => {
-            journal.proved(version, last_set);
+            journal.proved(version, mark);
             events::version_proved(version);
             close(journal, bench, Stage::Proved(version))?;
             Ok(Applied::Proved)
         }
         (Ok(Verdict::Rejected), set) => {
-            journal.refused(version, last_set);
+            journal.refused(version, mark);
             explain_refusal(version, set.err());
             close(journal, bench, Stage::Refused(version))?;
             Ok(Applied::Refused)

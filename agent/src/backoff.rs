@@ -17,7 +17,8 @@ pub(crate) fn spread(span: Duration, entropy: &dyn Entropy) -> Duration {
     span.saturating_sub(span / 10) + share(span / 5, entropy)
 }
 
-fn share(span: Duration, entropy: &dyn Entropy) -> Duration {
+/// A time between nothing and `span`.
+pub(crate) fn share(span: Duration, entropy: &dyn Entropy) -> Duration {
     const PARTS: u32 = 1 << 16;
     span / PARTS * entropy.below(PARTS)
 }

@@ -20,6 +20,8 @@ pub(crate) struct Speaker {
     pub(crate) install: InstallId,
     pub(crate) account: Account,
     pub(crate) hints: Hints,
+    /// When the password was last set, in seconds since the epoch.
+    pub(crate) password_set: Option<u64>,
     /// Whether the account had to be created in this run.
     pub(crate) account_missing: bool,
 }
@@ -32,7 +34,7 @@ impl Speaker {
         accounts: &dyn Accounts,
     ) -> Self {
         let account = Account { id: found.id.clone(), name: accounts.name() };
-        Self { install, account, hints: accounts.hints(), account_missing }
+        Self { install, account, hints: accounts.hints(), password_set: found.set_at, account_missing }
     }
 
     /// The lane it speaks for.
@@ -54,7 +56,7 @@ impl Speaker {
         epk: EphemeralKey,
         settings: &Settings,
     ) -> Claims {
-        let state = State { account_missing: self.account_missing, ..state(journal, common.iat) };
+        let state = State { account_missing: self.account_missing, ..self.state(journal, common.iat) };
         Claims::Request(Request {
             common,
             op: RequestOp::Rotate,
@@ -68,7 +70,7 @@ impl Speaker {
 
     /// A report of what became of a version.
     pub(crate) fn report(&self, common: Common, journal: &Journal, op: ReportOp) -> Claims {
-        let state = state(journal, common.iat);
+        let state = self.state(journal, common.iat);
         Claims::Report(Report { common, op, state, policy: self.hints })
     }
 
@@ -92,17 +94,17 @@ impl Speaker {
             install_id: self.install,
         }
     }
-}
 
-/// The journal as a message tells it.
-fn state(journal: &Journal, now_s: u64) -> State {
-    let Known { cur, in_doubt, refused } = journal.known(MAX_LISTED);
-    let set = |list: Vec<VersionId>| list.into_iter().collect();
-    State {
-        cur,
-        in_doubt: set(in_doubt),
-        refused: set(refused),
-        password_age: journal.password_set.map(|at| now_s.saturating_sub(at)),
-        account_missing: false,
+    /// The journal as a message tells it.
+    fn state(&self, journal: &Journal, now_s: u64) -> State {
+        let Known { cur, in_doubt, refused } = journal.known(MAX_LISTED);
+        let set = |list: Vec<VersionId>| list.into_iter().collect();
+        State {
+            cur,
+            in_doubt: set(in_doubt),
+            refused: set(refused),
+            password_age: self.password_set.map(|at| now_s.saturating_sub(at)),
+            account_missing: false,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's settings in a TOML file. Unknown keys are errors, and every error names the file, the line and
 //! the key: a typing error in a security setting must not pass for its default.
 
+mod account;
 mod place;
 
 use std::fs;
@@ -10,17 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn_domain::ids::DeviceId;
-use keyturn_domain::label::Label;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::signing::PublicKey;
 use serde::Deserialize;
 use toml::Spanned;
 use zeroize::Zeroizing;
 
+pub use self::account::AccountConfig;
+use self::account::AccountSection;
 use self::place::Source;
 use crate::about;
 use crate::identity::{self, Identity};
-use crate::settings::{CHECK_IN, ServerUrl, Settings, Timing, WAIT};
+use crate::settings::{CHECK_IN, ProxyUrl, SPLAY, ServerUrl, Settings, Timing, WAIT};
 use keyturn_domain::span::Span;
 
 /// Where the file is looked for.
@@ -33,18 +35,6 @@ pub struct Config {
     pub settings: Settings,
     /// The managed account.
     pub account: AccountConfig,
-}
-
-/// The managed account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccountConfig {
-    /// An account in a file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The account's name.
-        name: Label,
-    },
 }
 
 /// A file that cannot be used.
@@ -82,28 +72,13 @@ struct File {
     #[serde(default = "default_state")]
     state: PathBuf,
     ca: Option<Spanned<PathBuf>>,
+    proxy: Option<Spanned<String>>,
     wait: Option<Spanned<Span>>,
     check_in: Option<Spanned<Span>>,
-    account: AccountSection,
+    splay: Option<Spanned<Span>>,
+    account: Spanned<AccountSection>,
     #[serde(default)]
     timing: TimingSection,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AccountSection {
-    #[serde(rename = "kind")]
-    _kind: Kind,
-    path: PathBuf,
-    name: Label,
-    #[serde(default = "yes")]
-    create: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    File,
 }
 
 #[derive(Default, Deserialize)]
@@ -120,10 +95,6 @@ fn default_state() -> PathBuf {
     "/var/lib/keyturn-agent".into()
 }
 
-fn yes() -> bool {
-    true
-}
-
 impl Config {
     /// Reads the file and everything it names.
     pub fn load(path: &Path) -> Result<Self, Error> {
@@ -132,8 +103,7 @@ impl Config {
         let source = Source { path, text: &text };
         let mut file: File = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
         file.anchor(path.parent().unwrap_or(Path::new("")));
-        let account =
-            AccountConfig::File { path: file.account.path.clone(), name: file.account.name.clone() };
+        let account = AccountSection::resolve(&file.account, &source)?;
         Ok(Self { settings: file.resolve(&source)?, account })
     }
 }
@@ -142,8 +112,8 @@ impl File {
     /// Relative paths are relative to the folder of the file, wherever the agent is started.
     fn anchor(&mut self, home: &Path) {
         let named = [&mut self.root_key, &mut self.certificate, &mut self.private_key];
-        let named = named.into_iter().chain(&mut self.ca).map(Spanned::as_mut);
-        for path in named.chain([&mut self.state, &mut self.account.path]) {
+        let named = named.into_iter().chain(&mut self.ca).chain(&mut self.account.as_mut().path);
+        for path in named.map(Spanned::as_mut).chain([&mut self.state]) {
             *path = home.join(&*path);
         }
     }
@@ -159,6 +129,11 @@ impl File {
         Ok(Settings {
             server,
             ca: self.ca.as_ref().map(|path| source.read(path)).transpose()?,
+            proxy: self
+                .proxy
+                .as_ref()
+                .map(|proxy| source.check(proxy, |text| text.parse::<ProxyUrl>()))
+                .transpose()?,
             deployment: self.deployment,
             root,
             device: *self.device_id.as_ref(),
@@ -166,7 +141,7 @@ impl File {
             state: self.state,
             labels: about::labels(),
             machine: about::machine(),
-            create_account: self.account.create,
+            create_account: self.account.as_ref().create,
             wait: source.within(
                 self.wait.as_ref(),
                 WAIT,
@@ -177,6 +152,7 @@ impl File {
                 CHECK_IN,
                 Duration::from_mins(1)..=Duration::from_hours(24 * 7),
             )?,
+            splay: source.within(self.splay.as_ref(), SPLAY, Duration::ZERO..=Duration::from_hours(24))?,
             timing: self.timing.resolve(source)?,
         })
     }

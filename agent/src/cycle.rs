@@ -125,7 +125,7 @@ impl Run {
         let lane = speaker.lane(settings);
         let mut journal = context.file.load(now)?;
         let knew = journal.cur.is_some();
-        if journal.at_start(lane, found.last_set) {
+        if journal.at_start(lane, found.mark) {
             context.file.save(&journal)?;
             if knew {
                 events::current_unknown(&journal);
@@ -187,6 +187,7 @@ impl Run {
         self.journal = journal;
         match applied? {
             Applied::Proved => {
+                self.speaker.password_set = Some(self.context.clock.now().0 / 1000);
                 let recorded = self.report(ReportOp::Applied).await;
                 Ok(Outcome::Rotated { version, recorded })
             }
@@ -275,14 +276,17 @@ fn read_offer(answer: &Answer, ephemeral: &Ephemeral) -> Result<Option<Offer>, R
 /// The account, created if it was missing, and whether it was.
 async fn presence(context: &Arc<Context>) -> Result<(Found, bool), Error> {
     let (accounts, create) = (context.accounts.clone(), context.settings.create_account);
-    blocking(move || match accounts.find()? {
-        Some(found) => Ok((found, false)),
-        None if create => {
-            let found = accounts.create()?;
-            events::account_created(found.id.as_str());
-            Ok((found, true))
+    blocking(move || {
+        accounts.restore()?;
+        match accounts.find()? {
+            Some(found) => Ok((found, false)),
+            None if create => {
+                let found = accounts.create()?;
+                events::account_created(found.id.as_str());
+                Ok((found, true))
+            }
+            None => Err(Error::AccountMissing),
         }
-        None => Err(Error::AccountMissing),
     })
     .await
 }

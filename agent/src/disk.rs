@@ -56,6 +56,14 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Removes a file, for good; none is as well. When this returns, its name is gone from the disk.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path).and_then(|()| sync_folder(path)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::new("remove", path, source)),
+        _ => Ok(()),
+    }
+}
+
 /// The content of a file; none if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match read_bounded(path) {

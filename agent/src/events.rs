@@ -7,7 +7,7 @@ use std::path::Path;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::journal::Journal;
 use keyturn_schemas::result::Code;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// The numbers: 1000 lifecycle, 1100 rotation, 1200 answers that hold it up, 1300 trust and state.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,8 @@ enum Id {
     AccountRefused = 1204,
     NotRecorded = 1205,
     Unproved = 1206,
+    LeftUnlocked = 1207,
+    AccountIncomplete = 1208,
     KeySetTaken = 1300,
     KeySetIgnored = 1301,
     JournalCorrupt = 1302,
@@ -93,6 +95,20 @@ pub(crate) fn account_created(account: &str) {
         account.id = account,
         "The managed account was missing and was created as {account}"
     );
+}
+
+pub(crate) fn left_unlocked(account: &str, reason: &dyn Display) {
+    log!(
+        error,
+        LeftUnlocked,
+        account.name = account,
+        reason = %reason,
+        "The account {account} was locked, and its lock could not be put back after its password was set; run usermod --lock {account}: {reason}"
+    );
+}
+
+pub(crate) fn account_incomplete(account: &str, reason: &dyn Display) {
+    log!(warn, AccountIncomplete, account.name = account, reason = %reason, "The account {account} was created, but not all that belongs to it: {reason}");
 }
 
 pub(crate) fn ask_anew(reason: &'static str) {

@@ -24,6 +24,11 @@ impl JournalFile {
         Ok(disk::read(&self.path)?.and_then(|content| parse(&content)))
     }
 
+    /// Whether there is a journal that cannot be understood.
+    pub fn is_damaged(&self) -> Result<bool, disk::Error> {
+        Ok(disk::read(&self.path)?.is_some_and(|content| parse(&content).is_none()))
+    }
+
     /// Reads the journal. One that is missing is empty; one that cannot be understood is kept aside and counts as
     /// lost, because a guess could make the device claim a password that it does not have.
     pub fn load(&self, now: UnixMillis) -> Result<Journal, disk::Error> {

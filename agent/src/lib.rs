@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`settings`] and [`config`]; [`agent`] and the run it repeats, [`cycle`]; what a run is made
 //! of: [`identity`], [`install`], [`client`] over [`transport`], [`key_set`], [`answer`], [`accounts`],
-//! [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`].
+//! [`platform`], [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`],
+//! [`detect`], [`doctor`].
 
 pub mod cli;
 
@@ -30,11 +31,14 @@ pub mod identity;
 pub mod install;
 pub mod journal_file;
 pub mod lock;
+pub mod platform;
 
 mod backoff;
 mod disk;
 mod events;
 
+pub mod detect;
+pub mod doctor;
 pub mod observer;
 pub mod outcome;
 pub mod status;

@@ -49,6 +49,9 @@ pub enum Outcome {
     },
 }
 
+/// The words for ends that are as they should be.
+pub(crate) const GOOD: [&str; 2] = ["rotated", "not_due"];
+
 impl Outcome {
     /// The stable word for it.
     pub fn code(&self) -> &'static str {
@@ -66,7 +69,7 @@ impl Outcome {
 
     /// Whether everything is as it should be.
     pub fn is_success(&self) -> bool {
-        matches!(self, Self::Rotated { .. } | Self::NotDue { .. })
+        GOOD.contains(&self.code())
     }
 
     /// When the server expects the next request, if it said so.

@@ -22,6 +22,8 @@ pub struct Settings {
     pub server: ServerUrl,
     /// Certificates (PEM) that the server's must chain to, instead of those that the system trusts.
     pub ca: Option<Vec<u8>>,
+    /// The proxy on the way to a server that is reached over TLS. Those of the environment are never used.
+    pub proxy: Option<ProxyUrl>,
     /// The deployment the agent belongs to.
     pub deployment: Deployment,
     /// The deployment's offline root key, the only key the agent trusts from the start.
@@ -42,6 +44,8 @@ pub struct Settings {
     pub wait: Duration,
     /// How often the agent checks in while it runs as a service.
     pub check_in: Duration,
+    /// Over how long the first check-ins of agents that start at the same time are spread.
+    pub splay: Duration,
     /// The finer points of timing.
     pub timing: Timing,
 }
@@ -51,6 +55,9 @@ pub const WAIT: Duration = Duration::from_mins(15);
 
 /// The default of [`Settings::check_in`].
 pub const CHECK_IN: Duration = Duration::from_hours(1);
+
+/// The default of [`Settings::splay`].
+pub const SPLAY: Duration = Duration::from_mins(5);
 
 /// How the agent paces itself. The defaults are the protocol's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +136,33 @@ impl FromStr for ServerUrl {
     }
 }
 
+/// The address of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyUrl(Url);
+
+/// A text that is not the address of a proxy.
+#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone, Copy)]
+#[error("expected a proxy's address without a user, like http://proxy.example.org:3128")]
+pub struct NotAProxy;
+
+impl ProxyUrl {
+    pub(crate) fn url(&self) -> Url {
+        self.0.clone()
+    }
+}
+
+impl FromStr for ProxyUrl {
+    type Err = NotAProxy;
+
+    fn from_str(text: &str) -> Result<Self, NotAProxy> {
+        let url = Url::parse(text).map_err(|_| NotAProxy)?;
+        let bare = url.username().is_empty() && url.password().is_none();
+        let bare = bare && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        let known = matches!(url.scheme(), "http" | "https") && url.has_host();
+        if bare && known { Ok(Self(url)) } else { Err(NotAProxy) }
+    }
+}
+
 /// Names are not trusted to lead home: only addresses are.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -168,6 +202,16 @@ mod tests {
             "http://127.0.0.1.evil.org",
         ] {
             assert_eq!(bad.parse::<ServerUrl>(), Err(NotAServer), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_has_an_address_and_nothing_more() {
+        for good in ["http://proxy:3128", "https://proxy.example.org", "http://10.0.0.1:8080/"] {
+            assert!(good.parse::<ProxyUrl>().is_ok(), "{good}");
+        }
+        for bad in ["proxy:3128", "socks5://proxy", "http://user:word@proxy", "http://proxy/path", ""] {
+            assert_eq!(bad.parse::<ProxyUrl>(), Err(NotAProxy), "{bad}");
         }
     }
 

@@ -8,7 +8,7 @@ use keyturn_domain::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::journal_file::JournalFile;
-use crate::outcome::When;
+use crate::outcome::{self, When};
 use crate::settings::Settings;
 use crate::{disk, events};
 
@@ -43,6 +43,11 @@ pub struct LastRun {
 }
 
 impl LastRun {
+    /// Whether everything was as it should be.
+    pub fn is_good(&self) -> bool {
+        outcome::GOOD.contains(&self.code.as_str())
+    }
+
     /// Remembers a run. Nothing depends on it, so a failure is only logged.
     pub(crate) fn save(&self, folder: &Path) {
         let content = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -51,7 +56,7 @@ impl LastRun {
         }
     }
 
-    fn load(folder: &Path) -> Result<Option<Self>, disk::Error> {
+    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, disk::Error> {
         Ok(disk::read(&folder.join("last-run.json"))?
             .and_then(|content| serde_json::from_slice(&content).ok()))
     }
@@ -69,6 +74,16 @@ impl Status {
             in_doubt: journal.in_doubt,
             last_run: LastRun::load(&settings.state)?,
         })
+    }
+}
+
+impl Status {
+    /// Whether the device knows its password, its last run ended well, and the next rotation is not due.
+    pub fn is_at_rest(&self, now: UnixMillis) -> bool {
+        let last = self.last_run.as_ref().filter(|last| last.is_good());
+        self.version.is_some()
+            && self.in_doubt.is_empty()
+            && last.is_some_and(|last| last.next.is_none_or(|next| now < next))
     }
 }
 

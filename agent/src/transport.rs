@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use keyturn_domain::time::UnixMillis;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
 
@@ -48,6 +49,8 @@ pub struct Reply {
     pub nonce: Option<String>,
     /// The key set.
     pub key_set: Option<String>,
+    /// When the server says it answered.
+    pub date: Option<UnixMillis>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -55,7 +58,7 @@ pub struct Reply {
 /// An exchange without an answer. The server may have had the call or not.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The client cannot be built: the certificates to trust cannot be used.
+    /// The client cannot be built: the certificates to trust, or the proxy, cannot be used.
     #[error("the TLS client cannot be set up")]
     Setup(#[source] reqwest::Error),
     /// The path is none. Cannot happen with checked tickets.
@@ -94,9 +97,11 @@ impl Http {
             .retry(reqwest::retry::never())
             .connect_timeout(settings.timing.connect)
             .tls_version_min(Version::TLS_1_2)
-            .https_only(!settings.server.is_plain());
-        if settings.server.is_plain() {
-            builder = builder.no_proxy();
+            .https_only(!settings.server.is_plain())
+            // Who sets the environment of a service does not choose its way through the network.
+            .no_proxy();
+        if let Some(proxy) = settings.proxy.as_ref().filter(|_| !settings.server.is_plain()) {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.url()).map_err(Error::Setup)?);
         }
         if let Some(pem) = &settings.ca {
             builder =
@@ -146,8 +151,15 @@ fn head(status: u16, headers: &HeaderMap) -> Reply {
             .map(Duration::from_secs),
         nonce: text(HeaderName::from_static("replay-nonce")).map(str::to_owned),
         key_set: text(HeaderName::from_static(keyturn_schemas::key_set::HEADER)).map(str::to_owned),
+        date: text(DATE).and_then(instant),
         body: Vec::new(),
     }
+}
+
+/// An HTTP date (RFC 9110 section 5.6.7, the form that is not obsolete).
+fn instant(text: &str) -> Option<UnixMillis> {
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond();
+    u64::try_from(at).ok().map(UnixMillis)
 }
 
 async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
@@ -159,4 +171,15 @@ async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_servers_are_read() {
+        assert_eq!(instant("Sun, 06 Nov 1994 08:49:37 GMT"), Some(UnixMillis(784_111_777_000)));
+        assert_eq!(instant("yesterday"), None);
+    }
 }

@@ -131,7 +131,7 @@ impl FileAccounts {
 
 impl Record {
     fn found(&self) -> Found {
-        Found { id: self.id.clone(), last_set: self.last_set }
+        Found { id: self.id.clone(), mark: self.last_set, set_at: self.last_set }
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
         let account = account(path.clone());
         assert!(matches!(account.set(&password("first")), Err(Error::Missing)));
         let created = account.create().unwrap();
-        assert_eq!((created.last_set, account.verify(&password("")).unwrap()), (None, Verdict::Rejected));
+        assert_eq!((created.mark, account.verify(&password("")).unwrap()), (None, Verdict::Rejected));
         account.set(&password("first")).unwrap();
         account.set(&password("second")).unwrap();
         assert_eq!(account.verify(&password("first")).unwrap(), Verdict::Rejected);

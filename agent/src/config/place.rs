@@ -57,7 +57,7 @@ impl Source<'_> {
         })
     }
 
-    fn error(&self, offset: usize, message: &dyn Display) -> Error {
+    pub(super) fn error(&self, offset: usize, message: &dyn Display) -> Error {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let key = self.key(line).map_or_else(String::new, |key| format!("{key}: "));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyturn_agent::config::{AccountConfig, Config};
+use keyturn_agent::platform::linux::Options;
 use keyturn_schemas::signing::SigningKey;
 
 use crate::server::{device, device_id, label};
@@ -115,7 +116,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             ("kind = \"file\"", "kind = \"sam\""),
-            "DIR/agent.toml:12: account.kind: unknown variant `sam`, expected `file`",
+            "DIR/agent.toml:12: account.kind: unknown variant `sam`, expected `file` or `linux`",
         ),
         (("path =", "# path ="), "DIR/agent.toml:11: [account]: missing field `path`"),
         (("[account]", "[account"), "DIR/agent.toml:11: [account]: unclosed table, expected `]`"),
@@ -187,10 +188,60 @@ fn the_sample_is_read() {
     fs::write(&path, sample.replace(sample_id, &device_id().to_string())).unwrap();
     let config = Config::load(&path).unwrap();
     assert_eq!(config.settings.deployment.as_str(), "example");
+    let name = "localadmin".parse().unwrap();
+    let expected = AccountConfig::Linux { name, random_suffix: 0, options: Options::default() };
+    assert_eq!(config.account, expected);
     // Every setting that is commented out is one that there is.
     let spoken = sample.replace(sample_id, &device_id().to_string()).replace("\n#", "\n");
     let spoken: Vec<&str> =
         spoken.lines().filter(|line| line.contains(" = ") || line.starts_with('[')).collect();
     fs::write(&path, spoken.join("\n").replace("ca = \"ca.pem\"", "ca = \"device.pem\"")).unwrap();
-    Config::load(&path).unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.settings.splay, keyturn_agent::settings::SPLAY);
+    let AccountConfig::Linux { random_suffix, options, .. } = config.account else { panic!() };
+    let shown = Options {
+        groups: Some(vec!["sudo".to_owned()]),
+        shell: Some("/bin/bash".into()),
+        ..Options::default()
+    };
+    assert_eq!(
+        (random_suffix, options),
+        (4, shown),
+        "the values that are commented out are the defaults, or say so"
+    );
+}
+
+#[test]
+fn settings_of_the_two_kinds_of_accounts_are_not_mixed() {
+    let path = "path = \"DIR/account.json\"";
+    assert_eq!(
+        told("kind = \"file\"", "kind = \"linux\""),
+        "DIR/agent.toml:13: account.path: an account of kind `linux` has no such setting"
+    );
+    assert_eq!(
+        told("name = \"lapsadmin\"", "name = \"lapsadmin\"\nunlock = true"),
+        "DIR/agent.toml:15: account.unlock: an account of kind `file` has no such setting"
+    );
+    let linux = |to: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let at = write(folder.path(), "https://keyturn.example.org");
+        let here = folder.path().display().to_string();
+        let text = fs::read_to_string(&at).unwrap().replace(&path.replace("DIR", &here), "");
+        let text = text.replace("kind = \"file\"", "kind = \"linux\"").replace("name = \"lapsadmin\"", to);
+        fs::write(&at, text).unwrap();
+        let told = Config::load(&at).err().map(|error| error.to_string());
+        told.unwrap_or_default().replace(&here, "DIR")
+    };
+    assert_eq!(linux("name = \"lapsadmin\""), "");
+    for (to, expected) in [
+        ("name = \"Laps Admin\"", "name: an account's name is a small letter"),
+        ("name = \"a\"\ngroups = [\"sudo,root\"]", "groups: \"sudo,root\" is no name of a group"),
+        ("name = \"a\"\nshell = \"bash\"", "shell: must be an absolute path"),
+        ("name = \"a\"\nrandom_suffix = 10", "random_suffix: must be from 0 to 9"),
+        ("name = \"abcdefghijklmnopqrstuvwxyzabcdef\"\nrandom_suffix = 1", "random_suffix: abc"),
+        ("name = \"a\"\ntime_limit = \"1h\"", "time_limit: must be from 1s to 2m"),
+    ] {
+        let told = linux(to);
+        assert!(told.contains(&format!(": account.{expected}")), "{told}");
+    }
 }

@@ -13,6 +13,7 @@ mod account;
 mod config;
 mod crash;
 mod forged;
+mod linux;
 mod program;
 mod rotate;
 mod server;

@@ -74,6 +74,27 @@ async fn a_first_line_even_when_it_fails() {
     );
 }
 
+/// A word that somebody's script waits for is in the manual.
+#[test]
+fn the_manual_names_every_word() {
+    let manual = include_str!("../../../docs/AGENT.md");
+    let sources = [
+        include_str!("../../src/outcome.rs"),
+        include_str!("../../src/cycle.rs"),
+        include_str!("../../src/agent.rs"),
+        include_str!("../../src/detect.rs"),
+    ];
+    let mut words = Vec::new();
+    for source in sources {
+        let body = source.split("pub fn code(&self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
+        words.extend(body.split('"').skip(1).step_by(2));
+    }
+    assert!(words.len() > 20, "{words:?}");
+    for word in words {
+        assert!(manual.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_usage_is_2() {
     let nowhere = Path::new("/nowhere");
@@ -108,4 +129,100 @@ fn the_program_has_no_word_lists() {
         let mut places = program.windows(words.len());
         assert!(!places.any(|bytes| bytes == words.as_bytes()), "{words:?} is in the program");
     }
+}
+
+#[tokio::test]
+async fn a_management_tool_asks_first_and_acts_after() {
+    let server = Server::start().await;
+    let config = write(server.folder(), &format!("http://{}", server.address));
+    let ends = |output: &Output, code: i32, line: &str| {
+        assert_eq!(
+            (said(output), output.status.code(), output.stderr.len()),
+            (format!("{line}\n"), Some(code), 0)
+        );
+    };
+    let detect = || run(&["detect", "--intune"], &config);
+    ends(&detect().await, 1, "The managed account does not exist. code=account");
+
+    let dry = run(&["rotate", "--dry-run"], &config).await;
+    let expected = format!(
+        "Would create the account lapsadmin.\n\
+         Would ask http://{} for a password (due for all this device knows; the server decides).\n\
+         Would set what it sends, prove it by logging on, and report it.\nNothing was changed. code=dry_run",
+        server.address
+    );
+    ends(&dry, 0, &expected);
+    assert!(!server.folder().join("state").exists() && !server.folder().join("account.json").exists());
+    assert!(server.world().posts.is_empty());
+
+    let rotated = run(&["rotate", "--intune"], &config).await;
+    let version = server.real().unwrap();
+    ends(&rotated, 0, &format!("Rotated and confirmed version {version}. code=rotated"));
+    ends(&detect().await, 0, "Fine: nothing is due. code=not_due");
+    let again = run(&["rotate", "--intune"], &config).await;
+    assert!(again.status.success() && said(&again).ends_with(" code=not_due\n"));
+    assert!(said(&detect().await).starts_with("Fine: not due until 2"));
+
+    // Somebody else sets the password.
+    let account = server.folder().join("account.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&account).unwrap()).unwrap();
+    record["last_set"] = 5.into();
+    std::fs::write(&account, record.to_string()).unwrap();
+    ends(&detect().await, 1, "The password was changed by other means than the agent. code=changed");
+}
+
+#[tokio::test]
+async fn a_failure_is_found_by_the_next_look() {
+    let server = Server::start().await;
+    let config = write(server.folder(), &format!("http://{}", server.address));
+    assert!(run(&["once"], &config).await.status.success());
+    let text = std::fs::read_to_string(&config).unwrap();
+    let away = text.replace(&server.address.to_string(), "127.0.0.1:9");
+    std::fs::write(&config, &away).unwrap();
+    let failed = run(&["rotate", "--intune"], &config).await;
+    let line = said(&failed);
+    assert!(line.starts_with("Failed: ") && line.ends_with(" code=unreachable\n"), "{line}");
+    assert_eq!((failed.status.code(), failed.stderr.len(), line.lines().count()), (Some(1), 0, 1));
+    let found = run(&["detect", "--intune"], &config).await;
+    assert_eq!(said(&found), format!("The last run: {line}"));
+    assert_eq!(found.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn the_doctor_names_what_is_wrong_and_what_mends_it() {
+    let server = Server::start().await;
+    let config = write(server.folder(), &format!("http://{}", server.address));
+    let healthy = run(&["doctor"], &config).await;
+    let lines = said(&healthy);
+    assert!(healthy.status.success(), "{lines}");
+    let checks: Vec<&str> = lines.lines().filter_map(|line| line.strip_prefix("ok    ")).collect();
+    let begins =
+        ["settings", "identity", "state", "journal", "account", "rotation", "server", "clock", "key set"];
+    assert_eq!(checks.len(), lines.lines().count(), "{lines}");
+    assert!(checks.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{lines}");
+    assert!(lines.contains("lapsadmin does not exist and will be created"), "{lines}");
+    assert!(server.world().posts.is_empty());
+
+    let text = std::fs::read_to_string(&config).unwrap();
+    let told = async |from: &str, to: &str| {
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+        let output = run(&["doctor"], &config).await;
+        assert_eq!(output.status.code(), Some(1));
+        said(&output).lines().filter(|line| line.starts_with("fail")).collect::<Vec<_>>().join("\n")
+    };
+    let away = told(&server.address.to_string(), "127.0.0.1:9").await;
+    assert!(away.starts_with("fail  server ") && away.contains("check server, proxy and ca"), "{away}");
+    let other = told("\"contoso\"", "\"fabrikam\"").await;
+    assert!(
+        other.starts_with("fail  key set ") && other.contains("compare deployment and root_key"),
+        "{other}"
+    );
+    let missing = told("name = \"lapsadmin\"", "name = \"lapsadmin\"\ncreate = false").await;
+    assert!(missing.contains("set account.create = true"), "{missing}");
+    let settings = told("wait =", "wiat =").await;
+    assert!(settings.starts_with("fail  settings ") && settings.contains(":8: wiat: "), "{settings}");
+    std::fs::create_dir_all(server.folder().join("state")).unwrap();
+    std::fs::write(server.folder().join("state/journal.json"), "{").unwrap();
+    let damaged = told("nothing", "nothing").await;
+    assert!(damaged.contains("fail  journal "), "{damaged}");
 }

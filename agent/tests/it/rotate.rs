@@ -199,6 +199,25 @@ async fn a_service_stops_when_told_to() {
 }
 
 #[tokio::test]
+async fn a_service_that_has_time_does_not_arrive_with_all_the_others() {
+    let server = Server::start().await;
+    let settings = keyturn_agent::Settings { splay: Duration::from_hours(24), ..server.settings() };
+    let agent = Agent::new(settings, Deps::system(server.account(Faults::default()))).unwrap();
+    assert!(agent.once().await.unwrap().is_success());
+    let heard = server.world().claims.len();
+    // Not due: it waits, and stops when it is told to.
+    agent.run(async { tokio::task::yield_now().await }).await.unwrap();
+    assert_eq!(server.world().claims.len(), heard);
+    // Overdue: it comes at once.
+    let path = server.folder().join("state/last-run.json");
+    let mut last: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    last["next"] = 1_000.into();
+    std::fs::write(path, last.to_string()).unwrap();
+    let heard_more = server.until(|world| world.claims.len() > heard);
+    agent.run(heard_more).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_log_names_what_happened() {
     let server = Server::start().await;
     server.agent().once().await.unwrap();

@@ -85,6 +85,7 @@ impl Server {
         Settings {
             server: format!("http://{}", self.address).parse().unwrap(),
             ca: None,
+            proxy: None,
             deployment: DEPLOYMENT.parse().unwrap(),
             root: self.keys.root.public(),
             device: device_id(),
@@ -95,6 +96,7 @@ impl Server {
             create_account: true,
             wait: Duration::from_secs(20),
             check_in: Duration::from_hours(1),
+            splay: Duration::ZERO,
             timing: Timing {
                 unknown_post: Duration::from_millis(300),
                 gap: Duration::from_millis(4),
@@ -137,7 +139,7 @@ impl Server {
     /// What must hold whatever happened: what the account has is in the vault, and the journal allows it.
     pub(crate) fn check(&self) {
         let touched =
-            self.account(Faults::default()).find().unwrap().is_some_and(|found| found.last_set.is_some());
+            self.account(Faults::default()).find().unwrap().is_some_and(|found| found.mark.is_some());
         let real = self.real();
         assert!(!touched || real.is_some(), "the account has a password that is not in the vault");
         let journal = self.journal();

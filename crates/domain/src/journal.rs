@@ -32,7 +32,8 @@ pub struct Journal {
     /// Versions the operating system refused.
     #[serde(default)]
     pub refused: Vec<VersionId>,
-    /// When the password was last set, in seconds since the epoch as the operating system tells it.
+    /// What the operating system said of the last setting of the password: its time in seconds since the epoch, or
+    /// a mark that every setting changes where the time is too coarse. Only ever compared for equality.
     #[serde(default)]
     pub password_set: Option<u64>,
 }
@@ -65,11 +66,11 @@ impl Default for Journal {
 impl Journal {
     /// At every start: compares the journal with the account it is about.
     ///
-    /// If the operating system says that the password was set at another time than the journal knows of, then
-    /// somebody else set it, or one of the two was rolled back: the device does not know its version any more,
-    /// and both the current one and its predecessor may be in use. The same holds when the lane is another one,
-    /// because a version is only ever confirmed in the lane it was made for. A lost journal starts out as
-    /// [`Journal::default`] and so knows nothing and says so.
+    /// If the operating system says that the password was set at another time than the journal knows of, or shows
+    /// another mark of it, then somebody else set it, or one of the two was rolled back: the device does not know
+    /// its version any more, and both the current one and its predecessor may be in use. The same holds when the
+    /// lane is another one, because a version is only ever confirmed in the lane it was made for. A lost journal
+    /// starts out as [`Journal::default`] and so knows nothing and says so.
     ///
     /// Says whether anything changed and has to be written.
     pub fn at_start(&mut self, lane: LaneId, password_set: Option<u64>) -> bool {

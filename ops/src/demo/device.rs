@@ -79,6 +79,7 @@ impl Device {
         let settings = Settings {
             server: format!("http://{server}").parse()?,
             ca: None,
+            proxy: None,
             deployment: host.config.deployment.clone(),
             root: serde_json::from_str::<PublicKey>(&root)?,
             device: registered.id,
@@ -94,6 +95,7 @@ impl Device {
             create_account: true,
             wait: Duration::from_mins(2),
             check_in: Duration::from_secs(5),
+            splay: Duration::ZERO,
             timing: Timing { gap: Duration::from_millis(20), ..Timing::default() },
         };
         keep(&folder, registered)?;

@@ -247,6 +247,7 @@ fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Devic
     let settings = Settings {
         server: format!("http://{address}").parse().unwrap(),
         ca: None,
+        proxy: None,
         deployment: "test".parse().unwrap(),
         root: serde_json::from_str(&root).unwrap(),
         device: id,
@@ -257,6 +258,7 @@ fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Devic
         create_account: true,
         wait: Duration::from_mins(1),
         check_in: Duration::from_secs(5),
+        splay: Duration::ZERO,
         timing,
     };
     Device { name, settings, accounts: Arc::new(accounts), accepted: Arc::default() }

@@ -1,0 +1,95 @@
+//! What can be seen on this machine.
+
+use super::{Check, Patient};
+use crate::agent::chain;
+use crate::detect::{self, Finding, Known};
+use crate::journal_file::JournalFile;
+use crate::status::LastRun;
+use crate::{accounts, disk};
+
+/// As much as all the agent's files together.
+const PROBE: [u8; 16 * 1024] = [0; 16 * 1024];
+
+pub(super) fn examine(patient: &Patient<'_>) -> Vec<Check> {
+    vec![
+        Check::new("identity", Ok(identity(patient))),
+        Check::new("state", state(patient)),
+        Check::new("journal", journal(patient)),
+        Check::new("account", account(patient)),
+        Check::new("rotation", rotation(patient)),
+    ]
+}
+
+/// What the settings were checked for when they were read: they would not be sound otherwise.
+fn identity(patient: &Patient<'_>) -> String {
+    format!(
+        "key and certificate belong together and to device {}; nobody else reads the key",
+        patient.settings.device
+    )
+}
+
+fn state(patient: &Patient<'_>) -> Result<String, String> {
+    let (folder, probe) = (&patient.settings.state, patient.settings.state.join("doctor"));
+    let tried = disk::create_folder(folder)
+        .and_then(|()| disk::replace(&probe, &PROBE))
+        .and_then(|()| disk::remove(&probe));
+    let mend = "it has to be root's, on a file system that can be written to and has room";
+    tried
+        .map(|()| format!("{} can be written to", folder.display()))
+        .map_err(|error| format!("{}; {mend}", chain(&error)))
+}
+
+fn journal(patient: &Patient<'_>) -> Result<String, String> {
+    let file = JournalFile::new(&patient.settings.state);
+    match (file.is_damaged(), file.peek()) {
+        (Ok(false), Ok(Some(journal))) => Ok(match journal.cur {
+            Some(version) => format!("version {version} is in use, {} in doubt", journal.in_doubt.len()),
+            None => format!("the version in use is not known, {} in doubt", journal.in_doubt.len()),
+        }),
+        (Ok(false), Ok(None)) => Ok("none yet".to_owned()),
+        (Ok(true), _) => {
+            Err("it cannot be read; the next run keeps it aside and begins a new one".to_owned())
+        }
+        (Err(error), _) | (_, Err(error)) => Err(chain(&error)),
+    }
+}
+
+fn account(patient: &Patient<'_>) -> Result<String, String> {
+    let Some(accounts) = patient.accounts else {
+        return Ok("its name is chosen by the first run".to_owned());
+    };
+    let name = accounts.name();
+    let found = accounts.equipped().and_then(|()| accounts.find());
+    match found {
+        Ok(Some(found)) => Ok(format!("{name}, number {}", found.id)),
+        Ok(None) if patient.settings.create_account => {
+            Ok(format!("{name} does not exist and will be created"))
+        }
+        Ok(None) => Err(format!("{name} does not exist; create it, or set account.create = true")),
+        Err(error) => Err(with_mend(&error)),
+    }
+}
+
+fn with_mend(error: &accounts::Error) -> String {
+    let mend = match error {
+        accounts::Error::Disk(_) if !rustix::process::geteuid().is_root() => "; run this as root",
+        _ => "",
+    };
+    format!("{}{mend}", chain(error))
+}
+
+fn rotation(patient: &Patient<'_>) -> Result<String, String> {
+    let state = &patient.settings.state;
+    let journal = JournalFile::new(state).peek().ok().flatten().unwrap_or_default();
+    let last = LastRun::load(state).ok().flatten();
+    let found = patient.accounts.and_then(|accounts| accounts.find().ok().flatten());
+    if last.is_none() || found.is_none() {
+        return Ok("none yet".to_owned());
+    }
+    let check_in = patient.settings.check_in;
+    let known = Known { journal: &journal, found: found.as_ref(), last: last.as_ref(), check_in };
+    match detect::look(known, patient.clock.now()) {
+        fine @ Finding::Fine(_) => Ok(fine.to_string()),
+        finding => Err(format!("{finding}; run keyturn-agent once, or wait for the service to")),
+    }
+}
