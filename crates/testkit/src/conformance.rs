@@ -105,6 +105,7 @@ macro_rules! conformance {
             devices_are_paged,
             labels_are_found_in_any_case,
             forcing_reaches_open_lanes,
+            keys_are_known_by_their_lanes,
         ]);
     };
     (queue, $subject:ty) => {

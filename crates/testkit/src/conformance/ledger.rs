@@ -220,3 +220,14 @@ pub async fn forcing_reaches_open_lanes(
     let stale = sample::commit(9, sample::lane(1, 1), 1);
     assert_eq!(commit(engine, vec![stale]).await, [Committed::Conflict], "a wish is not overwritten unseen");
 }
+
+/// A key is known from its first lane on, however often the lane is replaced, and whatever lanes other keys have.
+pub async fn keys_are_known_by_their_lanes(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let key = |n| sample::lane_key(n, 1).key;
+    assert!(!engine.knows_key(key(1)).await.unwrap());
+    commit(engine, vec![sample::commit(1, sample::lane(1, 1), 0)]).await;
+    commit(engine, vec![sample::commit(2, sample::lane_with(1, 1, sample::version(1)), 1)]).await;
+    assert!(engine.knows_key(key(1)).await.unwrap());
+    assert!(!engine.knows_key(key(2)).await.unwrap());
+}
