@@ -16,13 +16,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use keyturn_domain::admission::AdmissionPolicy;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
-use keyturn_ingress::Ingress;
+use keyturn_ingress::{Ingress, Limits};
 use keyturn_notifier::Notifier;
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::{Worker, WorkerSettings};
@@ -82,6 +83,11 @@ pub fn deployment() -> Deployment {
 impl System {
     /// A pipeline whose engines have these faults.
     pub fn new(faults: Arc<Faults>) -> Self {
+        Self::with_limits(faults, Limits::default(), AdmissionPolicy::default())
+    }
+
+    /// The same, with an ingress that takes only so much.
+    pub fn with_limits(faults: Arc<Faults>, limits: Limits, admission: AdmissionPolicy) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let clock = ManualClock::default();
         let (time, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
@@ -91,7 +97,8 @@ impl System {
         let database = Database::open(options).expect("a fresh file opens");
         let vault = vault(&database);
         let signing = Arc::new(SigningKey::from_seed("signing-1", &[8; 32]).expect("a seed"));
-        let parts = Parts { faults: &faults, database: &database, time: &time, entropy: &entropy };
+        let (time, entropy) = (&time, &entropy);
+        let parts = Parts { faults: &faults, database: &database, time, entropy, limits, admission };
         let router = parts.router();
         let workers = [
             parts.worker(QueueName::Requests, parts.validator()),
@@ -99,6 +106,11 @@ impl System {
             parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
         ];
         Self { clock, database, vault, faults, router, workers, signing, left_over: 0, _folder: folder }
+    }
+
+    /// The device API, to be served on a socket.
+    pub fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// Registers a device in the directory.
@@ -268,6 +280,8 @@ struct Parts<'a> {
     database: &'a Database,
     time: &'a Arc<dyn Clock>,
     entropy: &'a Arc<dyn Entropy>,
+    limits: Limits,
+    admission: AdmissionPolicy,
 }
 
 fn vault(database: &Database) -> SealedVault {
@@ -289,7 +303,8 @@ impl Parts<'_> {
             deployment: deployment(),
             name: "test".to_owned(),
             freshness: Freshness::default(),
-            limits: keyturn_ingress::Limits::default(),
+            limits: self.limits,
+            admission: self.admission.clone(),
             key_set: "none".to_owned(),
         };
         let keys = keyturn_ingress::Keys {
@@ -301,6 +316,7 @@ impl Parts<'_> {
             intake: self.faulty(self.database.clone()),
             queue: self.faulty(self.database.clone()),
             results: Arc::new(self.database.clone()),
+            ledger: self.faulty(self.database.clone()),
         };
         Ingress::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy)).router()
     }
