@@ -71,6 +71,8 @@ pub struct System {
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
+    /// After how many seconds to come back, where it says so.
+    pub retry_after: Option<u64>,
     /// The body.
     pub body: String,
 }
@@ -131,12 +133,7 @@ impl System {
     pub async fn post(&self, path: &str, message: &str) -> Result<String, Reply> {
         self.clock.advance(Duration::from_millis(1));
         for _ in 0..4 {
-            let request = Request::post(path).header(header::CONTENT_TYPE, "application/jose");
-            let Some(reply) =
-                self.call(request.body(Body::from(message.to_owned())).expect("a request")).await
-            else {
-                continue;
-            };
+            let Some(reply) = self.try_send(path, message).await else { continue };
             match reply.status {
                 StatusCode::ACCEPTED => {
                     let body: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
@@ -147,6 +144,16 @@ impl System {
             }
         }
         panic!("the message was never taken");
+    }
+
+    /// Posts a message once, whatever becomes of it.
+    pub async fn send(&self, path: &str, message: &str) -> Reply {
+        self.try_send(path, message).await.expect("the ingress does not die")
+    }
+
+    async fn try_send(&self, path: &str, message: &str) -> Option<Reply> {
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/jose");
+        self.call(request.body(Body::from(message.to_owned())).expect("a request")).await
     }
 
     /// Polls once.
@@ -256,8 +263,10 @@ impl System {
         let answering = async {
             let response = self.router.clone().oneshot(request).await.expect("the router does not fail");
             let status = response.status();
+            let retry_after = response.headers().get(header::RETRY_AFTER);
+            let retry_after = retry_after.map(|wait| wait.to_str().expect("text").parse().expect("seconds"));
             let body = response.into_body().collect().await.expect("a whole body").to_bytes();
-            Reply { status, body: String::from_utf8_lossy(&body).into_owned() }
+            Reply { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() }
         };
         tokio::select! {
             reply = answering => Some(reply),
