@@ -112,7 +112,7 @@ mod tests {
         let now = Duration::from_secs(100);
         let emptied = (0..2).fold(Duration::ZERO, |full_at, _| rate.take(full_at, now).unwrap());
         let wait = rate.take(emptied, now).unwrap_err();
-        assert!(rate.take(emptied, now + wait - Duration::from_nanos(1)).is_err());
+        assert!(rate.take(emptied, (now + wait).saturating_sub(Duration::from_nanos(1))).is_err());
         assert!(rate.take(emptied, now + wait).is_ok());
     }
 
