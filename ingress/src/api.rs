@@ -5,24 +5,29 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use keyturn_domain::admission::AdmissionPolicy;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_ports::intake::Intake;
+use keyturn_ports::ledger::LedgerReader;
 use keyturn_ports::queue::Queue;
 use keyturn_ports::results::ResultReader;
+use keyturn_schemas::answers::NonceAnswer;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::key_set;
 use keyturn_schemas::message::MessageKind;
-use keyturn_schemas::nonce::NonceKeys;
+use keyturn_schemas::nonce::{Nonce, NonceKeys};
 use keyturn_schemas::stamp::{Freshness, StampKeys};
 use keyturn_schemas::ticket::TicketKeys;
+use tracing::debug;
 
+use crate::admission::{Admission, Class};
 use crate::load::Load;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Told};
 use crate::{poll, submit};
 
 /// What an ingress goes by.
@@ -36,6 +41,8 @@ pub struct Settings {
     pub freshness: Freshness,
     /// What it takes on.
     pub limits: Limits,
+    /// How much it takes from whom.
+    pub admission: AdmissionPolicy,
     /// The signed key set that every answer carries.
     pub key_set: String,
 }
@@ -87,6 +94,8 @@ pub struct Ports {
     pub queue: Arc<dyn Queue>,
     /// Where results come from.
     pub results: Arc<dyn ResultReader>,
+    /// For the keys it knows only.
+    pub ledger: Arc<dyn LedgerReader>,
 }
 
 /// The ingress. [`Ingress::router`] is all there is to it.
@@ -98,6 +107,7 @@ pub struct Ingress {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) load: Load,
     pub(crate) polls: tokio::sync::Semaphore,
+    pub(crate) admission: Admission,
     key_set: HeaderValue,
 }
 
@@ -117,65 +127,94 @@ impl Ingress {
         let key_set = HeaderValue::from_str(&settings.key_set).unwrap_or(HeaderValue::from_static(""));
         let load = Load::new(Arc::clone(&ports.queue), settings.limits.depth, Arc::clone(&clock));
         let polls = tokio::sync::Semaphore::new(settings.limits.polls);
-        Arc::new(Self { settings, keys, ports, clock, entropy, load, polls, key_set })
+        let admission =
+            Admission::new(settings.admission.clone(), Arc::clone(&ports.ledger), Arc::clone(&clock));
+        Arc::new(Self { settings, keys, ports, clock, entropy, load, polls, admission, key_set })
     }
 
     /// The device API.
     pub fn router(self: &Arc<Self>) -> Router {
+        let taking = |kind| {
+            post(move |State(ingress), request| submit::submit(ingress, kind, request))
+                .fallback(async || Refusal::Method("POST"))
+        };
+        // Without an answer of its own, HEAD would be taken for GET: a poll without a body is of no use to anybody.
+        let only_get = async || Refusal::Method("GET");
         Router::new()
-            .route("/v1/nonce", get(nonce))
-            .route(
-                "/v1/requests",
-                post(|State(ingress), request| submit::submit(ingress, MessageKind::Request, request)),
-            )
-            .route(
-                "/v1/reports",
-                post(|State(ingress), request| submit::submit(ingress, MessageKind::Report, request)),
-            )
-            .route(
-                "/v1/events",
-                post(|State(ingress), request| submit::submit(ingress, MessageKind::Event, request)),
-            )
-            .route("/v1/requests/{ticket}", get(poll::poll))
-            .method_not_allowed_fallback(async || Refusal::Method)
+            .route("/v1/nonce", get(nonce).head(only_get).fallback(only_get))
+            .route("/v1/requests", taking(MessageKind::Request))
+            .route("/v1/reports", taking(MessageKind::Report))
+            .route("/v1/events", taking(MessageKind::Event))
+            .route("/v1/requests/{ticket}", get(poll::poll).head(only_get).fallback(only_get))
             .fallback(async || Refusal::NoSuchPath)
             .layer(middleware::from_fn_with_state(Arc::clone(self), complete))
             .with_state(Arc::clone(self))
     }
 
     /// A fresh nonce.
-    pub(crate) fn nonce(&self) -> Option<String> {
-        self.keys.nonces.issue(self.clock.now(), &*self.entropy).map(|nonce| nonce.to_string())
+    pub(crate) fn nonce(&self) -> Option<Nonce> {
+        self.keys.nonces.issue(self.clock.now(), &*self.entropy)
+    }
+
+    /// At least `wait`, and more by chance, so that those who were turned away together do not return together.
+    fn retry_after(&self, wait: Duration) -> HeaderValue {
+        let spread = u32::try_from(self.admission.retry_spread().as_secs()).unwrap_or(u32::MAX);
+        let extra = self.entropy.below(spread.saturating_add(1));
+        let whole = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        HeaderValue::from(whole.saturating_add(extra.into()))
     }
 }
 
 /// `GET /v1/nonce`.
-async fn nonce(State(ingress): State<Arc<Ingress>>) -> Response {
-    match ingress.nonce() {
-        Some(nonce) => {
-            let body = serde_json::json!({ "nonce": nonce }).to_string();
-            let header = HeaderValue::from_str(&nonce).unwrap_or(HeaderValue::from_static(""));
-            (
-                [
-                    (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-                    (REPLAY_NONCE, header),
-                ],
-                body,
-            )
-                .into_response()
-        }
-        None => Refusal::Unavailable.into_response(),
-    }
+async fn nonce(State(ingress): State<Arc<Ingress>>) -> Result<Response, Refusal> {
+    let nonce = ingress.nonce().ok_or(Refusal::Unavailable)?;
+    let mut response = json(&NonceAnswer { nonce })?;
+    response.headers_mut().insert(REPLAY_NONCE, header_value(&nonce.to_string()));
+    Ok(response)
 }
 
-/// Gives every answer a nonce for the next message, the key set, and the instruction not to keep it.
-async fn complete(State(ingress): State<Arc<Ingress>>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// 200 with a document.
+pub(crate) fn json(document: &impl serde::Serialize) -> Result<Response, Refusal> {
+    let body = serde_json::to_string(document).map_err(|_| Refusal::Unavailable)?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+/// A text of our own making as a header's value.
+pub(crate) fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Counts a request against its client before anything else is done with it. Gives every answer a nonce for the
+/// next message, the key set, and the instruction not to keep it; and tells problems to whoever looks for a fault.
+async fn complete(State(ingress): State<Arc<Ingress>>, mut request: Request, next: Next) -> Response {
+    let client = ingress.admission.client(&request);
+    request.extensions_mut().insert(client);
+    let poll = request.method() == Method::GET && request.uri().path().starts_with("/v1/requests/");
+    // RFC 9112 section 6.1: a body whose length two fields tell differently may hide a request of somebody else's
+    // from a proxy, and to close is what ends that. None of our clients sends one in chunks.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let class = if poll { Class::Poll } else { Class::Other };
+    let mut response = match ingress.admission.by_address(client, class) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    let told = response.extensions_mut().remove::<Told>();
+    let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
+    if let Some(Told { code, wait }) = told {
+        debug!(code, client.address = %client, "a request is answered with a problem");
+        if let Some(wait) = wait {
+            let least = if unavailable { ingress.admission.retry_after() } else { Duration::ZERO };
+            headers.insert(header::RETRY_AFTER, ingress.retry_after(wait.max(least)));
+        }
+    }
+    if chunked {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if !headers.contains_key(REPLAY_NONCE)
-        && let Some(nonce) = ingress.nonce().and_then(|nonce| HeaderValue::from_str(&nonce).ok())
+        && let Some(nonce) = ingress.nonce()
     {
-        headers.insert(REPLAY_NONCE, nonce);
+        headers.insert(REPLAY_NONCE, header_value(&nonce.to_string()));
     }
     headers.insert(KEY_SET, ingress.key_set.clone());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

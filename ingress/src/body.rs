@@ -10,6 +10,9 @@ use crate::refusal::Refusal;
 /// The message in a request's body.
 pub(crate) async fn read(request: Request, limits: Limits) -> Result<String, Refusal> {
     let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Refusal::Malformed("the body's length is told twice".to_owned()));
+    }
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/jose")
         || headers.contains_key(header::CONTENT_ENCODING)
     {

@@ -4,8 +4,10 @@
 //! a durable commit. Until the signature has passed, every refusal says what is wrong with the shape of the
 //! message and nothing about any device.
 //!
-//! Reading order: [`api`] (the routes and what every answer carries), [`submit`], [`poll`], [`refusal`].
+//! Reading order: [`api`] (the routes and what every answer carries), [`admission`] (who is let in), [`submit`],
+//! [`poll`], [`refusal`].
 
+mod admission;
 mod api;
 mod body;
 mod load;

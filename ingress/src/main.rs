@@ -19,11 +19,16 @@ fn main() -> ExitCode {
                 polls: section.polls,
                 depth: section.depth,
             },
+            admission: config.admission.clone(),
             key_set: keys.key_set()?,
         };
         let keys = Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
-        let ports =
-            Ports { intake: engines.intake(), queue: engines.queue(), results: engines.result_reader() };
+        let ports = Ports {
+            intake: engines.intake(),
+            queue: engines.queue(),
+            results: engines.result_reader(),
+            ledger: engines.ledger_reader(),
+        };
         let ingress = Ingress::new(settings, keys, ports, engines.clock(), engines.entropy());
         host.serve(ingress.router(), |_| ()).await
     })

@@ -3,44 +3,57 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keyturn_domain::ids::RequestId;
+use keyturn_domain::network::Client;
 use keyturn_ports::results::ResultBody;
 use tracing::warn;
 
 use crate::api::Ingress;
 use crate::refusal::Refusal;
-use crate::submit::pending;
+use crate::submit::accepted;
 
 /// `GET /v1/requests/{ticket}`.
 pub(crate) async fn poll(
     State(ingress): State<Arc<Ingress>>,
-    Path(ticket): Path<String>,
+    Extension(client): Extension<Client>,
+    ticket: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    // What is no text once its escapes are undone is no ticket either.
+    let Path(ticket) = ticket.map_err(|_| Refusal::Ticket)?;
     let rid = ingress.keys.tickets.open(&ticket).ok_or(Refusal::Ticket)?;
+    ingress.admission.by_ticket(rid)?;
     let wait = preferred_wait(&headers).min(ingress.settings.limits.poll_wait);
-    match result(&ingress, rid, wait).await? {
-        None => Ok(pending(&ticket)),
+    match result(&ingress, client, rid, wait).await? {
+        None => accepted(ticket),
         Some(ResultBody::Refused) => Err(Refusal::Refused),
         Some(ResultBody::Signed(jws)) => Ok(answered(rid, jws, &headers)),
     }
 }
 
 /// The result, as soon as there is one, for at most `wait`.
-async fn result(ingress: &Ingress, rid: RequestId, wait: Duration) -> Result<Option<ResultBody>, Refusal> {
+async fn result(
+    ingress: &Ingress,
+    client: Client,
+    rid: RequestId,
+    wait: Duration,
+) -> Result<Option<ResultBody>, Refusal> {
     let look = async || {
         ingress.ports.results.result(rid).await.map_err(|error| {
             warn!(request.id = %rid, error = %error, "a result could not be read");
             Refusal::Unavailable
         })
     };
-    let permit = ingress.polls.try_acquire();
-    if wait.is_zero() || permit.is_err() {
+    if wait.is_zero() {
         return look().await;
     }
+    let (Ok(_all), Some(_own)) = (ingress.polls.try_acquire(), ingress.admission.wait(client)) else {
+        return look().await;
+    };
     let waiting = async {
         loop {
             // Interest is registered before looking, so that nothing published in between is missed.

@@ -15,8 +15,8 @@ pub(crate) enum Refusal {
     MediaType,
     /// The body is too large.
     TooLarge(usize),
-    /// The method is not one this path has.
-    Method,
+    /// The method is not one this path has; this one is.
+    Method(&'static str),
     /// There is no such path.
     NoSuchPath,
     /// The signature is not the certificate's key's. The one generic refusal.
@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     Audience,
     /// The nonce is not ours or too old. The answer brings a new one.
     Nonce(String),
+    /// More than the client, its key, or all strangers together may send. There is room after this long.
+    TooMany(Duration),
     /// No such ticket.
     Ticket,
     /// The queue cannot take it now.
@@ -35,8 +37,14 @@ pub(crate) enum Refusal {
     Refused,
 }
 
-/// How long a turned-away device should wait at least; agents add jitter of their own.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Stands beside an answer that is a problem, for what is told of problems at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// Its code.
+    pub(crate) code: String,
+    /// How long the client should wait at least, if it should.
+    pub(crate) wait: Option<Duration>,
+}
 
 impl Refusal {
     fn problem(&self) -> Problem {
@@ -47,7 +55,7 @@ impl Refusal {
             Self::MediaType => Problem::new(415, "KT-0102", "The message must be sent as application/jose"),
             Self::TooLarge(limit) => Problem::new(413, "KT-0103", "The message is too large")
                 .detail(format!("a message has at most {limit} bytes")),
-            Self::Method => Problem::new(405, "KT-0104", "This path does not have that method"),
+            Self::Method(_) => Problem::new(405, "KT-0104", "This path does not have that method"),
             Self::NoSuchPath => Problem::new(404, "KT-0105", "There is no such path"),
             Self::Signature => Problem::new(403, "KT-0106", "The message is refused"),
             Self::Audience => Problem::new(401, "KT-0107", "The message is for another deployment"),
@@ -56,6 +64,7 @@ impl Refusal {
                     .detail("sign the message anew with the nonce in this answer");
                 Problem { nonce: Some(nonce.clone()), ..problem }
             }
+            Self::TooMany(_) => Problem::new(429, "KT-0109", "Too many requests"),
             Self::Ticket => Problem::new(404, "KT-0110", "There is no such ticket"),
             Self::Unavailable => Problem::new(503, "KT-0111", "Messages cannot be taken at the moment"),
             Self::Slow => Problem::new(408, "KT-0112", "The message took too long to arrive"),
@@ -76,9 +85,16 @@ impl IntoResponse for Refusal {
             // RFC 9110 section 15.5.2 asks for a challenge with every 401; ours is a nonce to sign.
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Keyturn"));
         }
-        if self == Self::Unavailable {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        if let Self::Method(allowed) = self {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
+        let wait = match self {
+            // At least as long as the settings say, which are not at hand here.
+            Self::Unavailable => Some(Duration::ZERO),
+            Self::TooMany(wait) => Some(wait),
+            _ => None,
+        };
+        response.extensions_mut().insert(Told { code: problem.code, wait });
         response
     }
 }

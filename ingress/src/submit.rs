@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use keyturn_domain::lane::Order;
+use keyturn_domain::network::Client;
 use keyturn_ports::intake::{Accepted, Submission};
 use keyturn_ports::queue::NewMessage;
+use keyturn_schemas::answers::TicketAnswer;
 use keyturn_schemas::envelope::{Envelope, Stamped, TraceParent};
 use keyturn_schemas::message::{MessageKind, SignedMessage, VerifiedMessage};
 use tracing::{info, warn};
 
-use crate::api::Ingress;
+use crate::api::{self, Ingress};
 use crate::body;
 use crate::refusal::Refusal;
 
@@ -25,6 +27,7 @@ pub(crate) async fn submit(
     kind: MessageKind,
     request: Request,
 ) -> Result<Response, Refusal> {
+    let client = request.extensions().get::<Client>().copied().ok_or(Refusal::Unavailable)?;
     let text = body::read(request, ingress.settings.limits).await?;
     let message = verify(text, kind).await?;
     let rid = message.message().rid();
@@ -39,15 +42,18 @@ pub(crate) async fn submit(
         // The same bytes may come again, however late: the agent never learned that they had arrived.
         let genuine = ingress.keys.nonces.holds(&nonce);
         let known = genuine && ingress.ports.intake.knows(nonce.issued(), rid).await.unwrap_or(false);
-        let fresh = || ingress.nonce().map_or(Refusal::Unavailable, Refusal::Nonce);
-        return if known { Ok(accepted(&ticket)) } else { Err(fresh()) };
+        let fresh =
+            || ingress.nonce().map_or(Refusal::Unavailable, |nonce| Refusal::Nonce(nonce.to_string()));
+        return if known { accepted(ticket) } else { Err(fresh()) };
     }
+    // After the nonce: a message that somebody saw and kept uses up its device's share for five minutes at most.
+    ingress.admission.by_key(client, message.message().certificate().key_hash()).await?;
     if ingress.load.is_over().await {
         return Err(Refusal::Unavailable);
     }
     let order = Order { received, nonce: nonce.issued() };
     enqueue(&ingress, message, order).await?;
-    Ok(accepted(&ticket))
+    accepted(ticket)
 }
 
 /// Parses and verifies off the async threads: an RSA signature costs some twenty microseconds.
@@ -87,18 +93,12 @@ async fn enqueue(ingress: &Ingress, message: VerifiedMessage, order: Order) -> R
     }
 }
 
-fn accepted(ticket: &str) -> Response {
-    let location =
-        HeaderValue::from_str(&format!("/v1/requests/{ticket}")).unwrap_or(HeaderValue::from_static(""));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (header::LOCATION, location),
-        (header::RETRY_AFTER, HeaderValue::from(LOOK_AGAIN)),
-    ];
-    (StatusCode::ACCEPTED, headers, serde_json::json!({ "ticket": ticket }).to_string()).into_response()
-}
-
-/// The answer to a poll whose result is not there yet: the same as to the message itself.
-pub(crate) fn pending(ticket: &str) -> Response {
-    accepted(ticket)
+/// 202: to a message that was taken, and to a poll whose result is not there yet.
+pub(crate) fn accepted(ticket: String) -> Result<Response, Refusal> {
+    let location = api::header_value(&format!("/v1/requests/{ticket}"));
+    let mut response = api::json(&TicketAnswer { ticket })?;
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(LOOK_AGAIN));
+    Ok(response)
 }

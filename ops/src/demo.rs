@@ -86,10 +86,18 @@ pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
     told.map(|()| ExitCode::SUCCESS)
 }
 
+/// As good as no limit for one machine.
+const FLEET_RATE: u32 = 1_000_000;
+
 /// The demo's configuration: the defaults, with shorter leases and delays so that recovery can be watched.
 fn config(folder: &Path, up: &Up) -> Result<Config> {
     let mut sections = Config::load(&folder.join("keyturn.toml"))?.sections;
     sections.ingress.listen = up.listen.unwrap_or(([127, 0, 0, 1], 0).into());
+    // The whole fleet is strangers at first, and all of it behind one address.
+    sections.ingress.admission.unknown_rate = FLEET_RATE;
+    sections.ingress.admission.unknown_address_rate = FLEET_RATE;
+    sections.ingress.admission.address_rate = FLEET_RATE;
+    sections.ingress.admission.poll_rate = FLEET_RATE;
     sections.workers.lease = Span(Duration::from_secs(3));
     sections.workers.first_delay = Span(Duration::from_millis(200));
     sections.workers.max_deliveries = 3;

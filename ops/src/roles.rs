@@ -42,6 +42,7 @@ impl Roles {
                 polls: section.polls,
                 depth: section.depth,
             },
+            admission: config.admission.clone(),
             key_set: keys.key_set()?,
         };
         let keys = keyturn_ingress::Keys {
@@ -53,6 +54,7 @@ impl Roles {
             intake: engines.intake(),
             queue: engines.queue(),
             results: engines.result_reader(),
+            ledger: engines.ledger_reader(),
         };
         Ok(Ingress::new(settings, keys, ports, engines.clock(), engines.entropy()))
     }

@@ -33,6 +33,7 @@ pub mod seal;
 pub mod key_set;
 pub mod signing;
 
+pub mod answers;
 pub mod problem;
 
 #[cfg(feature = "schema")]

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::answers::{NonceAnswer, TicketAnswer};
 use crate::claims::{self, Deployment, EphemeralKey, MAX_LISTED, Version1};
 use crate::envelope::{Data, Envelope, Found, Stamped, TraceParent};
 use crate::finding::Finding;
@@ -98,21 +99,6 @@ fn unlink(schema: Value) -> Value {
         }
         other => other,
     }
-}
-
-/// The answer to `GET /v1/nonce`.
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct NonceAnswer {
-    /// A fresh nonce.
-    nonce: Nonce,
-}
-
-/// The answer to a message that was taken, and to a poll that came too early.
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct TicketAnswer {
-    /// Where the result will be found.
-    #[schemars(with = "Ticket")]
-    ticket: String,
 }
 
 /// What the account on the device demands of a password. It may only lengthen or restrict.

@@ -5,7 +5,7 @@
 //! one exception is [`ambient`], which reads the real clock and the system's random source and nothing else.
 //!
 //! Reading order: [`ids`] and [`time`], then [`lane`] (the server's ledger), [`journal`] (the agent's side
-//! of the same protocol), [`password`] and [`policies`].
+//! of the same protocol), [`password`] and [`policies`]; [`admission`] is what the edge takes from whom.
 
 pub mod ids;
 pub mod span;
@@ -20,6 +20,9 @@ pub mod policies;
 
 pub mod join_type;
 pub mod label;
+
+pub mod admission;
+pub mod network;
 
 pub mod ambient;
 pub mod clock;

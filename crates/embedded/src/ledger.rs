@@ -45,6 +45,10 @@ impl LedgerReader for Database {
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
         self.read("looking a version up", move |connection| read::vault_ref(connection, version)).await
     }
+
+    async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
+        self.read("looking a device key up", move |connection| lanes::knows_key(connection, key)).await
+    }
 }
 
 #[async_trait]

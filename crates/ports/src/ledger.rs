@@ -165,6 +165,10 @@ pub trait LedgerReader: Send + Sync {
 
     /// Where the vault keeps a version.
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error>;
+
+    /// Whether any lane, open or closed, is this device key's. Asked by the ingress about every key it has not met
+    /// lately, so it must be one look into an index. Once true for a key, it stays true.
+    async fn knows_key(&self, key: KeyHash) -> Result<bool, Error>;
 }
 
 /// The writing half, for the rotator.

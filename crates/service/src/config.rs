@@ -4,10 +4,13 @@ mod policies;
 mod sections;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use confique::Config as _;
+use keyturn_domain::admission::{AdmissionPolicy, Rate};
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::RotationPolicy;
+use keyturn_domain::network::{Network, NotANetwork};
 use keyturn_domain::policies::Policies;
 use keyturn_pipeline::settle::RetryPolicy;
 use keyturn_pipeline::worker::WorkerSettings;
@@ -15,8 +18,8 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections, Tls, Trust,
-    Workers,
+    Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections,
+    Tls, Trust, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -32,6 +35,8 @@ pub struct Config {
     pub freshness: Freshness,
     /// When to rotate, and what passwords are made of, device by device.
     pub policies: Policies,
+    /// How much the ingress takes from whom.
+    pub admission: AdmissionPolicy,
     /// How workers take their work.
     pub workers: WorkerSettings,
 }
@@ -106,16 +111,20 @@ impl Sections {
         let joins = self.trust.join_types.iter().map(String::as_str);
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
+        let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
         problems.extend(self.contradictions());
-        match (deployment, join_types, policies) {
-            (Some(deployment), Some(join_types), Some(policies)) if problems.is_empty() => Ok(Config {
-                deployment,
-                join_types,
-                policies,
-                freshness: self.freshness(),
-                workers: self.worker_settings(),
-                sections: self,
-            }),
+        match (deployment, join_types, policies, admission) {
+            (Some(deployment), Some(join_types), Some(policies), Some(admission)) if problems.is_empty() => {
+                Ok(Config {
+                    deployment,
+                    join_types,
+                    policies,
+                    admission,
+                    freshness: self.freshness(),
+                    workers: self.worker_settings(),
+                    sections: self,
+                })
+            }
             _ => Err(problems),
         }
     }
@@ -136,6 +145,22 @@ impl Sections {
                 ingress.body_bytes > 16 * 1024 || ingress.body_bytes < 1024,
                 "ingress.body_bytes: must be 1024 to 16384",
             ),
+            (
+                ingress.connections == 0 || ingress.connections_per_address == 0,
+                "ingress.connections, ingress.connections_per_address: must be at least 1",
+            ),
+            (
+                self.rates().into_iter().any(|rate| rate.per_second == 0 || rate.burst == 0),
+                "ingress.admission: rates and bursts must be at least 1",
+            ),
+            (
+                !(1..=16_777_216).contains(&ingress.admission.tracked),
+                "ingress.admission.tracked: must be 1 to 16777216",
+            ),
+            (
+                ingress.admission.retry_after.0 + ingress.admission.retry_spread.0 > Duration::from_hours(1),
+                "ingress.admission: retry_after and retry_spread together must be at most 1h",
+            ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
@@ -150,6 +175,39 @@ impl Sections {
             (rotation.refusals_to_hold == 0, "rotation.refusals_to_hold: must be at least 1"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
+    }
+
+    /// Address, poll, ticket, key, unknown, unknown of one address.
+    fn rates(&self) -> [Rate; 6] {
+        let admission = &self.ingress.admission;
+        [
+            Rate::new(admission.address_rate, admission.address_burst),
+            Rate::new(admission.poll_rate, admission.poll_burst),
+            Rate::new(admission.ticket_rate, admission.ticket_burst),
+            Rate::new(admission.key_rate, admission.key_burst),
+            Rate::new(admission.unknown_rate, admission.unknown_burst),
+            Rate::new(admission.unknown_address_rate, admission.unknown_address_burst),
+        ]
+    }
+
+    fn admission_policy(&self) -> Result<AdmissionPolicy, NotANetwork> {
+        let Ingress { admission, trusted_proxies, polls_per_address, .. } = &self.ingress;
+        let [address, poll, ticket, key, unknown, unknown_address] = self.rates();
+        let trusted_proxies: Result<Vec<Network>, _> =
+            trusted_proxies.iter().map(|network| network.parse()).collect();
+        Ok(AdmissionPolicy {
+            address,
+            poll,
+            ticket,
+            key,
+            unknown,
+            unknown_address,
+            tracked: admission.tracked,
+            polls_per_address: *polls_per_address,
+            retry_after: admission.retry_after.0,
+            retry_spread: admission.retry_spread.0,
+            trusted_proxies: trusted_proxies?,
+        })
     }
 
     fn freshness(&self) -> Freshness {

@@ -57,7 +57,7 @@ impl Host {
         router: Router,
         bound: impl FnOnce(std::net::SocketAddr),
     ) -> Result<(), StartError> {
-        let Ingress { listen, tls, header_bytes, header_time, connections, .. } =
+        let Ingress { listen, tls, header_bytes, header_time, connections, connections_per_address, .. } =
             &self.config.sections.ingress;
         let tls = match (&tls.certificate, &tls.key) {
             (Some(certificate), Some(key)) => Some(Tls::open(certificate, key, self.stop.clone())?),
@@ -72,6 +72,8 @@ impl Host {
             header_bytes: *header_bytes,
             header_time: header_time.0,
             connections: *connections,
+            connections_per_address: *connections_per_address,
+            proxies: self.config.admission.trusted_proxies.clone(),
             ..Bounds::default()
         };
         http::serve(listener, tls, router, bounds, self.stop.clone()).await;

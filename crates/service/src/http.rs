@@ -1,5 +1,6 @@
 //! Serving HTTP with bounds on everything a stranger can make long: connections, heads, and the end.
 
+mod share;
 mod tls;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use keyturn_domain::network::{Client, Network};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -18,10 +20,11 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use self::share::Shares;
 pub use self::tls::{Tls, TlsError};
 
 /// What a server puts up with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The largest head, in bytes.
     pub header_bytes: usize,
@@ -29,6 +32,10 @@ pub struct Bounds {
     pub header_time: Duration,
     /// Connections held open at once. Further ones wait in the kernel's queue.
     pub connections: usize,
+    /// Connections of one client held open at once. Further ones are closed unheard.
+    pub connections_per_address: usize,
+    /// Whoever is in these networks speaks for many, and has no share of its own.
+    pub proxies: Vec<Network>,
     /// How long connections are given to finish when the server stops.
     pub drain: Duration,
 }
@@ -39,6 +46,8 @@ impl Default for Bounds {
             header_bytes: 8192,
             header_time: Duration::from_secs(5),
             connections: 1024,
+            connections_per_address: 1024,
+            proxies: Vec::new(),
             drain: Duration::from_secs(10),
         }
     }
@@ -56,6 +65,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let (open, connections) = (Arc::new(Semaphore::new(bounds.connections)), TaskTracker::new());
+    let (shares, bounds) = (Shares::new(bounds.connections_per_address), Arc::new(bounds));
     loop {
         let accepting = async { (Arc::clone(&open).acquire_owned().await.ok(), listener.accept().await) };
         let (permit, accepted) = tokio::select! {
@@ -64,10 +74,17 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
+                let proxy = bounds.proxies.iter().any(|network| network.holds(peer.ip()));
+                let share = if proxy { Some(None) } else { shares.take(Client::at(peer.ip())).map(Some) };
+                let Some(share) = share else {
+                    debug!(client.address = %peer.ip(), "a connection is closed: the client has too many");
+                    continue;
+                };
+                let bounds = Arc::clone(&bounds);
                 let connection = connection(stream, peer, tls.clone(), router.clone(), bounds, stop.clone());
                 connections.spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop((permit, share));
                 });
             }
             Err(error) => {
@@ -89,7 +106,7 @@ async fn connection(
     peer: SocketAddr,
     tls: Option<Tls>,
     router: Router,
-    bounds: Bounds,
+    bounds: Arc<Bounds>,
     stop: CancellationToken,
 ) {
     // Answers are small and complete; waiting to fill a packet only delays them.
@@ -110,7 +127,7 @@ async fn speak(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     router: Router,
-    bounds: Bounds,
+    bounds: Arc<Bounds>,
     stop: CancellationToken,
 ) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {

@@ -107,6 +107,7 @@ macro_rules! conformance {
             forcing_reaches_open_lanes,
             closing_reaches_its_lane_alone,
             releasing_ends_holds,
+            keys_are_known_by_their_lanes,
         ]);
     };
     (queue, $subject:ty) => {

@@ -13,6 +13,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKey;
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyturn_domain::ids::{DeviceId, InstallId, MessageMark, RequestId, VersionId};
 use keyturn_domain::journal::Journal;
 use keyturn_domain::label::Label;
@@ -156,9 +158,22 @@ impl FakeDevice {
         }))
     }
 
+    /// Its certificate, in DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.der
+    }
+
     /// Signs any claims.
     pub fn sign(&self, claims: &Claims) -> String {
-        let input = signing_input(claims, DeviceAlgorithm::RS256, &self.der).expect("claims are JSON");
+        self.complete(signing_input(claims, DeviceAlgorithm::RS256, &self.der).expect("claims are JSON"))
+    }
+
+    /// Signs exactly these bytes as header and payload of a JWS, whatever they are.
+    pub fn sign_bytes(&self, header: &[u8], payload: &[u8]) -> String {
+        self.complete(format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload)))
+    }
+
+    fn complete(&self, input: String) -> String {
         let mut signature = vec![0; self.key.public_modulus_len()];
         self.key
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input.as_bytes(), &mut signature)

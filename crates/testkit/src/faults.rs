@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, RequestId, VersionId};
 use keyturn_domain::lane::Lane;
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
@@ -177,6 +177,10 @@ impl<E: LedgerReader> LedgerReader for Faulty<E> {
 
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
         self.faults.around(self.engine.vault_ref(version), Err).await
+    }
+
+    async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
+        self.faults.around(self.engine.knows_key(key), Err).await
     }
 }
 

@@ -16,6 +16,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use keyturn_domain::admission::AdmissionPolicy;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::join_type::JoinTypes;
@@ -23,7 +24,7 @@ use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
 use keyturn_domain::policies::Policies;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
-use keyturn_ingress::Ingress;
+use keyturn_ingress::{Ingress, Limits};
 use keyturn_notifier::Notifier;
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::{Worker, WorkerSettings};
@@ -71,6 +72,8 @@ pub struct System {
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
+    /// After how many seconds to come back, where it says so.
+    pub retry_after: Option<u64>,
     /// The body.
     pub body: String,
 }
@@ -83,11 +86,22 @@ pub fn deployment() -> Deployment {
 impl System {
     /// A pipeline whose engines have these faults.
     pub fn new(faults: Arc<Faults>) -> Self {
-        Self::with_policies(faults, &Policies::of(PasswordPolicy::default(), RotationPolicy::default()))
+        let policies = Policies::of(PasswordPolicy::default(), RotationPolicy::default());
+        Self::built(faults, &policies, Limits::default(), AdmissionPolicy::default())
     }
 
-    /// A pipeline whose engines have these faults, and whose devices come under these policies.
+    /// The same, whose devices come under these policies.
     pub fn with_policies(faults: Arc<Faults>, policies: &Policies) -> Self {
+        Self::built(faults, policies, Limits::default(), AdmissionPolicy::default())
+    }
+
+    /// The same, with an ingress that takes only so much.
+    pub fn with_limits(faults: Arc<Faults>, limits: Limits, admission: AdmissionPolicy) -> Self {
+        let policies = Policies::of(PasswordPolicy::default(), RotationPolicy::default());
+        Self::built(faults, &policies, limits, admission)
+    }
+
+    fn built(faults: Arc<Faults>, policies: &Policies, limits: Limits, admission: AdmissionPolicy) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let clock = ManualClock::default();
         let (time, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
@@ -97,7 +111,8 @@ impl System {
         let database = Database::open(options).expect("a fresh file opens");
         let vault = vault(&database);
         let signing = Arc::new(SigningKey::from_seed("signing-1", &[8; 32]).expect("a seed"));
-        let parts = Parts { faults: &faults, database: &database, time: &time, entropy: &entropy };
+        let (time, entropy) = (&time, &entropy);
+        let parts = Parts { faults: &faults, database: &database, time, entropy, limits, admission };
         let router = parts.router();
         let workers = [
             parts.worker(QueueName::Requests, parts.validator()),
@@ -105,6 +120,11 @@ impl System {
             parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
         ];
         Self { clock, database, vault, faults, router, workers, signing, left_over: 0, _folder: folder }
+    }
+
+    /// The device API, to be served on a socket.
+    pub fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// Registers a device in the directory.
@@ -125,12 +145,7 @@ impl System {
     pub async fn post(&self, path: &str, message: &str) -> Result<String, Reply> {
         self.clock.advance(Duration::from_millis(1));
         for _ in 0..4 {
-            let request = Request::post(path).header(header::CONTENT_TYPE, "application/jose");
-            let Some(reply) =
-                self.call(request.body(Body::from(message.to_owned())).expect("a request")).await
-            else {
-                continue;
-            };
+            let Some(reply) = self.try_send(path, message).await else { continue };
             match reply.status {
                 StatusCode::ACCEPTED => {
                     let body: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
@@ -141,6 +156,16 @@ impl System {
             }
         }
         panic!("the message was never taken");
+    }
+
+    /// Posts a message once, whatever becomes of it.
+    pub async fn send(&self, path: &str, message: &str) -> Reply {
+        self.try_send(path, message).await.expect("the ingress does not die")
+    }
+
+    async fn try_send(&self, path: &str, message: &str) -> Option<Reply> {
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/jose");
+        self.call(request.body(Body::from(message.to_owned())).expect("a request")).await
     }
 
     /// Polls once.
@@ -250,8 +275,10 @@ impl System {
         let answering = async {
             let response = self.router.clone().oneshot(request).await.expect("the router does not fail");
             let status = response.status();
+            let retry_after = response.headers().get(header::RETRY_AFTER);
+            let retry_after = retry_after.map(|wait| wait.to_str().expect("text").parse().expect("seconds"));
             let body = response.into_body().collect().await.expect("a whole body").to_bytes();
-            Reply { status, body: String::from_utf8_lossy(&body).into_owned() }
+            Reply { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() }
         };
         tokio::select! {
             reply = answering => Some(reply),
@@ -274,6 +301,8 @@ struct Parts<'a> {
     database: &'a Database,
     time: &'a Arc<dyn Clock>,
     entropy: &'a Arc<dyn Entropy>,
+    limits: Limits,
+    admission: AdmissionPolicy,
 }
 
 fn vault(database: &Database) -> SealedVault {
@@ -295,7 +324,8 @@ impl Parts<'_> {
             deployment: deployment(),
             name: "test".to_owned(),
             freshness: Freshness::default(),
-            limits: keyturn_ingress::Limits::default(),
+            limits: self.limits,
+            admission: self.admission.clone(),
             key_set: "none".to_owned(),
         };
         let keys = keyturn_ingress::Keys {
@@ -307,6 +337,7 @@ impl Parts<'_> {
             intake: self.faulty(self.database.clone()),
             queue: self.faulty(self.database.clone()),
             results: Arc::new(self.database.clone()),
+            ledger: self.faulty(self.database.clone()),
         };
         Ingress::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy)).router()
     }

@@ -1,5 +1,7 @@
 //! The device API as OpenAPI 3.1.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::golden;
@@ -81,7 +83,7 @@ fn nonce() -> Value {
                 "headers": with_headers(&[("Cache-Control", "NoStore")]),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NonceAnswer"}}},
             }))],
-            &["KT-0104", "KT-0109", "KT-0112", "KT-0113"],
+            &OF_NONCE,
         ),
     })
 }
@@ -112,10 +114,7 @@ fn submit(id: &str, summary: &str, kind: &str, claims: &str) -> Value {
                 "headers": with_headers(&[("Location", "Location"), ("Retry-After", "RetryAfter")]),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TicketAnswer"}}},
             }))],
-            &[
-                "KT-0101", "KT-0102", "KT-0103", "KT-0104", "KT-0106", "KT-0107", "KT-0108", "KT-0109", "KT-0111",
-                "KT-0112", "KT-0113",
-            ],
+            &OF_SUBMIT,
         ),
     })
 }
@@ -154,7 +153,7 @@ fn poll() -> Value {
         ],
         "responses": answers(
             [("200", result), ("202", pending), ("304", same)],
-            &["KT-0104", "KT-0109", "KT-0110", "KT-0111", "KT-0112", "KT-0113", "KT-0201"],
+            &OF_POLL,
         ),
     })
 }
@@ -163,9 +162,9 @@ fn poll() -> Value {
 fn answers<const N: usize>(successes: [(&str, Value); N], codes: &[&str]) -> Value {
     let mut answers: Map<String, Value> =
         successes.map(|(status, answer)| (status.to_owned(), answer)).into_iter().collect();
-    for (_, status, _) in PROBLEMS.iter().filter(|(code, ..)| codes.contains(code)) {
-        answers
-            .insert(status.to_string(), json!({"$ref": format!("#/components/responses/Problem{status}")}));
+    for status in statuses(codes) {
+        let name = response_name(&of_status(codes, status));
+        answers.insert(status.to_string(), json!({"$ref": format!("#/components/responses/{name}")}));
     }
     Value::Object(answers)
 }
@@ -188,31 +187,55 @@ const PROBLEMS: [(&str, u16, &str); 14] = [
     ("KT-0201", 403, "the message was refused"),
 ];
 
+/// The problems of each operation: exactly those that it can end in.
+const OF_NONCE: [&str; 4] = ["KT-0104", "KT-0109", "KT-0111", "KT-0113"];
+const OF_SUBMIT: [&str; 11] = [
+    "KT-0101", "KT-0102", "KT-0103", "KT-0104", "KT-0106", "KT-0107", "KT-0108", "KT-0109", "KT-0111",
+    "KT-0112", "KT-0113",
+];
+const OF_POLL: [&str; 6] = ["KT-0104", "KT-0109", "KT-0110", "KT-0111", "KT-0113", "KT-0201"];
+
+fn statuses(codes: &[&str]) -> BTreeSet<u16> {
+    PROBLEMS.iter().filter(|(code, ..)| codes.contains(code)).map(|(_, status, _)| *status).collect()
+}
+
+fn of_status<'a>(codes: &[&'a str], status: u16) -> Vec<&'a str> {
+    let its = |code: &&str| PROBLEMS.iter().any(|(known, its, _)| known == code && *its == status);
+    codes.iter().copied().filter(its).collect()
+}
+
+/// The codes an operation has for one status make one response.
+fn response_name(codes: &[&str]) -> String {
+    codes.join("_")
+}
+
 fn problems() -> Value {
     let mut responses = Map::new();
-    let mut statuses: Vec<u16> = PROBLEMS.iter().map(|(_, status, _)| *status).collect();
-    statuses.sort_unstable();
-    statuses.dedup();
-    for status in statuses {
-        let known: Vec<_> = PROBLEMS.iter().filter(|(_, its, _)| *its == status).collect();
-        let texts: Vec<String> = known.iter().map(|(code, _, title)| format!("{code}: {title}.")).collect();
-        let codes: Vec<&str> = known.iter().map(|(code, ..)| *code).collect();
-        let extra: &[(&str, &str)] = match status {
-            429 | 503 => &[("Retry-After", "RetryAfter")],
-            405 => &[("Allow", "Allow")],
-            _ => &[],
-        };
-        let response = json!({
-            "description": texts.join(" "),
-            "headers": with_headers(extra),
-            "content": {"application/problem+json": {"schema": {
-                "allOf": [{"$ref": "#/components/schemas/Problem"}],
-                "properties": {"status": {"const": status}, "code": {"enum": codes}},
-            }}},
-        });
-        responses.insert(format!("Problem{status}"), response);
+    for codes in [OF_NONCE.as_slice(), &OF_SUBMIT, &OF_POLL] {
+        for status in statuses(codes) {
+            let codes = of_status(codes, status);
+            responses.insert(response_name(&codes), problem(status, &codes));
+        }
     }
     Value::Object(responses)
+}
+
+fn problem(status: u16, codes: &[&str]) -> Value {
+    let known = PROBLEMS.iter().filter(|(code, ..)| codes.contains(code));
+    let texts: Vec<String> = known.map(|(code, _, title)| format!("{code}: {title}.")).collect();
+    let extra: &[(&str, &str)] = match status {
+        429 | 503 => &[("Retry-After", "RetryAfter")],
+        405 => &[("Allow", "Allow")],
+        _ => &[],
+    };
+    json!({
+        "description": texts.join(" "),
+        "headers": with_headers(extra),
+        "content": {"application/problem+json": {"schema": {
+            "allOf": [{"$ref": "#/components/schemas/Problem"}],
+            "properties": {"status": {"const": status}, "code": {"enum": codes}},
+        }}},
+    })
 }
 
 /// The headers of every answer, and these.

@@ -1,6 +1,6 @@
 //! Lanes and their rows.
 
-use keyturn_domain::ids::{DeviceId, LaneId};
+use keyturn_domain::ids::{DeviceId, KeyHash, LaneId};
 use keyturn_domain::label::Label;
 use keyturn_domain::lane::Lane;
 use keyturn_ports::ledger::Stored;
@@ -27,6 +27,12 @@ pub(super) fn revision(batch: &Batch<'_>, lane: LaneId) -> Result<u64, Failure> 
     Ok(found.unwrap_or(0))
 }
 
+/// Whether any lane is the key's.
+pub(super) fn knows_key(connection: &Connection, key: KeyHash) -> Result<bool, Failure> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM lanes WHERE key = ?1")?;
+    Ok(statement.exists([key.to_string()])?)
+}
+
 /// Stores a lane in place of the revision named, which the caller has checked to be the present one. The columns
 /// looked up by are repeated from the lane here and nowhere else.
 pub(super) fn replace(batch: &Batch<'_>, stored: &Stored<Lane>) -> Result<(), Failure> {
@@ -36,15 +42,17 @@ pub(super) fn replace(batch: &Batch<'_>, stored: &Stored<Lane>) -> Result<(), Fa
     let next = i64::try_from(revision.saturating_add(1)).unwrap_or(i64::MAX);
     let outstanding = lane.outstanding.map(|dated| *dated.version.as_bytes());
     let (serial, host) = (label(&lane.about.serial), label(&lane.about.host));
+    let (device, key) = (lane.key.device, lane.key.key.to_string());
+    let columns = (next, outstanding, serial, host, state, id.as_bytes(), device.as_bytes(), key);
     let sql = if *revision == 0 {
-        "INSERT INTO lanes (revision, outstanding, serial, host, state, lane, device) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+        "INSERT INTO lanes (revision, outstanding, serial, host, state, lane, device, key) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
     } else {
+        // The key is named in the condition so that both statements take the same columns, and is never changed.
         "UPDATE lanes SET revision = ?1, outstanding = ?2, serial = ?3, host = ?4, state = ?5 \
-         WHERE lane = ?6 AND device = ?7"
+         WHERE lane = ?6 AND device = ?7 AND coalesce(key, ?8) = ?8"
     };
-    let device = lane.key.device;
-    batch.execute(sql, (next, outstanding, serial, host, state, id.as_bytes(), device.as_bytes()))?;
+    batch.execute(sql, columns)?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ fn a_name_is_all_it_takes() {
     assert_eq!(config.policies, Policies::of(PasswordPolicy::default(), RotationPolicy::default()));
     assert_eq!(config.workers, WorkerSettings::default());
     assert_eq!(config.freshness, Freshness::default());
+    assert_eq!(config.admission, AdmissionPolicy::default());
     assert_eq!(config.join_types, JoinTypes::default());
     assert!(
         config.sections.data.file.ends_with("keyturn.db") && config.sections.data.file.parent().is_some()
@@ -48,9 +49,15 @@ fn mistakes_are_named_with_line_and_key() {
 
 #[test]
 fn values_are_checked_together_and_all_are_told() {
-    let text = "[deployment]\nname = \"a\"\n[ingress]\nlisten = \"0.0.0.0:443\"\n[password]\nlength = 8\nalphabet = \"abcdefghij\"\nclasses = 1\n[trust]\njoin_types = [\"Home\"]\n";
+    let text = "[deployment]\nname = \"a\"\n[ingress]\nlisten = \"0.0.0.0:443\"\ntrusted_proxies = [\"10.0.0.1/8\"]\n[ingress.admission]\nkey_rate = 0\n[password]\nlength = 8\nalphabet = \"abcdefghij\"\nclasses = 1\n[trust]\njoin_types = [\"Home\"]\n";
     let error = load(text).unwrap_err();
-    for part in ["ingress.listen", "fewer than 60", "«Home» is not a join type"] {
+    for part in [
+        "ingress.listen",
+        "ingress.trusted_proxies: «10.0.0.1/8»",
+        "rates and bursts",
+        "fewer than 60",
+        "«Home» is not a join type",
+    ] {
         assert!(error.contains(part), "{error}");
     }
 }
@@ -116,7 +123,7 @@ fn the_first_policy_that_fits_is_taken_and_says_what_differs() {
     let chosen = |id: &str, os: &str| {
         let about = About { os: Label::parse(os).unwrap(), ..About::default() };
         let policy = policies.choose(id.parse::<DeviceId>().unwrap(), &about);
-        let days = |time: std::time::Duration| time.as_secs() / 86_400;
+        let days = |time: Duration| time.as_secs() / 86_400;
         (
             policy.passwords.to_string(),
             days(policy.rotation.update_frequency),

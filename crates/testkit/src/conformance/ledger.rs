@@ -251,3 +251,14 @@ pub async fn releasing_ends_holds(subject: &impl Subject<Engine: Ledger + Ledger
     let free = |lane: &Lane| lane.held_until.is_none() && lane.refusals.is_empty();
     assert!(engine.lanes(sample::device(1)).await.unwrap().iter().all(free));
 }
+
+/// A key is known from its first lane on, however often the lane is replaced, and whatever lanes other keys have.
+pub async fn keys_are_known_by_their_lanes(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let key = |n| sample::lane_key(n, 1).key;
+    assert!(!engine.knows_key(key(1)).await.unwrap());
+    commit(engine, vec![sample::commit(1, sample::lane(1, 1), 0)]).await;
+    commit(engine, vec![sample::commit(2, sample::lane_with(1, 1, sample::version(1)), 1)]).await;
+    assert!(engine.knows_key(key(1)).await.unwrap());
+    assert!(!engine.knows_key(key(2)).await.unwrap());
+}

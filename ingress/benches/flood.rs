@@ -1,0 +1,211 @@
+//! What a flood of strangers costs the devices that are known: the slowest hundredth of their requests while they
+//! are alone, and while strangers with good signatures hammer from another address, in one run. The ratio is the
+//! figure; times depend on the machine.
+//!
+//! All of it on one runtime and loopback: strangers at 127.0.0.2, devices at 127.0.0.1. Strangers have a few keys
+//! and many messages, because an RSA key takes long to make and a message does not.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark may panic"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyturn_domain::admission::{AdmissionPolicy, Rate};
+use keyturn_domain::ambient::SystemClock;
+use keyturn_domain::clock::Clock as _;
+use keyturn_ingress::Limits;
+use keyturn_schemas::message::{Claims, SignedMessage};
+use keyturn_service::http::{self, Bounds};
+use keyturn_testkit::clock::ManualClock;
+use keyturn_testkit::device::FakeDevice;
+use keyturn_testkit::faults::Faults;
+use keyturn_testkit::system::{System, deployment};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Known devices, and how many messages each sends in each half.
+const DEVICES: u8 = 8;
+const MESSAGES: usize = 100;
+
+/// Strangers' connections, keys, and messages of each key.
+const CONNECTIONS: usize = 16;
+const KEYS: u8 = 4;
+const OF_EACH: usize = 250;
+
+/// Between two messages of known devices: they are busy, not a flood.
+const PACE: Duration = Duration::from_millis(5);
+
+const KNOWN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const STRANGE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+#[tokio::main]
+async fn main() {
+    // `cargo test --benches` runs this too; the figure comes from `cargo bench`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    // The defaults, but for the few keys that stand for a fleet.
+    let admission = AdmissionPolicy { key: Rate::new(1000, 10_000), ..AdmissionPolicy::default() };
+    let mut system = System::with_limits(Faults::none(), Limits::default(), admission);
+    let mut devices: Vec<FakeDevice> = (1..=DEVICES).map(|n| FakeDevice::new(n, deployment())).collect();
+    for device in &mut devices {
+        system.register(device).await;
+        assert!(system.rotate(device).await);
+    }
+    system.clock.advance(Duration::from_mins(2));
+    let [alone, beset] = [messages(&system, &mut devices).await, messages(&system, &mut devices).await];
+    let strange = Arc::new(strangers(&system).await);
+
+    let (address, stop) = serve(&system).await;
+    tokio::spawn(tick(system.clock.clone()));
+    let quiet = measure(address, alone).await;
+    let (over, refused, taken) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let flood: Vec<_> = (0..CONNECTIONS)
+        .map(|n| {
+            let strange = Arc::clone(&strange);
+            let (over, refused, taken) = (Arc::clone(&over), Arc::clone(&refused), Arc::clone(&taken));
+            tokio::spawn(async move {
+                let mut stream = connect(STRANGE, address).await;
+                for message in strange.iter().cycle().skip(n * strange.len() / CONNECTIONS) {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let counter = if exchange(&mut stream, message).await == 202 { &taken } else { &refused };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let loud = measure(address, beset).await;
+    over.store(true, Ordering::Relaxed);
+    for flooding in flood {
+        flooding.await.unwrap();
+    }
+    stop.cancel();
+    println!("known alone:   {}", told(&quiet));
+    println!("known, beset:  {}", told(&loud));
+    println!(
+        "strangers:     {} taken, {} refused",
+        taken.load(Ordering::Relaxed),
+        refused.load(Ordering::Relaxed)
+    );
+    println!("p99 ratio:     {:.2}", at(&loud, 99).as_secs_f64() / at(&quiet, 99).as_secs_f64());
+}
+
+/// Lets the pipeline's clock go with the real one.
+async fn tick(clock: ManualClock) {
+    let mut last = SystemClock.monotonic();
+    loop {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let passed = Duration::from_millis(
+            u64::try_from((SystemClock.monotonic().saturating_sub(last)).as_millis()).unwrap(),
+        );
+        clock.advance(passed);
+        last += passed;
+    }
+}
+
+async fn serve(system: &System) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+    let address = SocketAddr::new(KNOWN, listener.local_addr().unwrap().port());
+    let stop = CancellationToken::new();
+    tokio::spawn(http::serve(listener, None, system.router(), Bounds::default(), stop.clone()));
+    (address, stop)
+}
+
+async fn messages(system: &System, devices: &mut [FakeDevice]) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for device in devices {
+        let mut own = Vec::new();
+        for _ in 0..MESSAGES {
+            own.push(request(&device.request(system.nonce().await)));
+        }
+        all.push(own);
+    }
+    all
+}
+
+/// Messages whose signatures hold, by keys that no lane has.
+async fn strangers(system: &System) -> Vec<String> {
+    let mut all = Vec::new();
+    for key in 0..KEYS {
+        let mut device = FakeDevice::new(100 + key, deployment());
+        let like = SignedMessage::parse(device.request(system.nonce().await)).unwrap().claims().clone();
+        for _ in 0..OF_EACH {
+            let mut claims = like.clone();
+            if let Claims::Request(request) = &mut claims {
+                request.common.nonce = system.nonce().await;
+            }
+            all.push(request(&device.sign(&claims)));
+        }
+    }
+    all
+}
+
+fn request(message: &str) -> String {
+    let head = "POST /v1/requests HTTP/1.1\r\nHost: x\r\nContent-Type: application/jose\r\n";
+    format!("{head}Content-Length: {}\r\n\r\n{message}", message.len())
+}
+
+/// How long each message took, of devices that send at the same time.
+async fn measure(address: SocketAddr, messages: Vec<Vec<String>>) -> Vec<Duration> {
+    let sending = messages.into_iter().map(|own| {
+        tokio::spawn(async move {
+            let mut stream = connect(KNOWN, address).await;
+            let mut took = Vec::new();
+            for message in own {
+                let before = SystemClock.monotonic();
+                assert_eq!(exchange(&mut stream, &message).await, 202, "a known device is let in");
+                took.push(SystemClock.monotonic().saturating_sub(before));
+                tokio::time::sleep(PACE).await;
+            }
+            took
+        })
+    });
+    let mut all = Vec::new();
+    for sent in sending.collect::<Vec<_>>() {
+        all.extend(sent.await.unwrap());
+    }
+    all.sort_unstable();
+    all
+}
+
+async fn connect(from: IpAddr, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from, 0)).unwrap();
+    let stream = socket.connect(to).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends a request and reads its answer, whose status is returned.
+async fn exchange(stream: &mut TcpStream, request: &str) -> u16 {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "the connection stays open");
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() >= length.parse().unwrap() {
+            return head[9..12].parse().unwrap();
+        }
+    }
+}
+
+fn at(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
+fn told(sorted: &[Duration]) -> String {
+    format!("p50 {:?}, p99 {:?}, of {}", at(sorted, 50), at(sorted, 99), sorted.len())
+}
