@@ -19,9 +19,11 @@ fn main() -> ExitCode {
                 polls: section.polls,
                 depth: section.depth,
             },
-            key_set: keys.key_set()?,
         };
-        let keys = Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, tickets) = (keys.nonces()?, keys.stamps()?, keys.tickets()?);
+            Ok(Keys { nonces, stamps, tickets, key_set: keys.key_set()? })
+        })?;
         let ports =
             Ports { intake: engines.intake(), queue: engines.queue(), results: engines.result_reader() };
         let ingress = Ingress::new(settings, keys, ports, engines.clock(), engines.entropy());

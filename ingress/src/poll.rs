@@ -20,7 +20,7 @@ pub(crate) async fn poll(
     Path(ticket): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let rid = ingress.keys.tickets.open(&ticket).ok_or(Refusal::Ticket)?;
+    let rid = ingress.keys.now().tickets.open(&ticket).ok_or(Refusal::Ticket)?;
     let wait = preferred_wait(&headers).min(ingress.settings.limits.poll_wait);
     match result(&ingress, rid, wait).await? {
         None => Ok(pending(&ticket)),

@@ -23,3 +23,4 @@ pub mod label;
 pub mod ambient;
 pub mod clock;
 pub mod entropy;
+pub mod live;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_domain::live::Live;
 use keyturn_embedded::{Database, MasterKeys, OpenError, OpenOptions, SealedVault};
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
@@ -101,7 +102,7 @@ impl Engines {
     }
 
     /// The vault, for whoever holds its keys.
-    pub fn vault(&self, keys: MasterKeys) -> Arc<dyn Vault> {
+    pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
         Arc::new(SealedVault::new(self.database.clone(), keys))
     }
 }
