@@ -3,6 +3,7 @@
 //! The file alone gives no password away. Only a process that was given [`MasterKeys`] can build a
 //! [`SealedVault`]; the others use the [`Database`] and cannot read a version whatever they do.
 
+mod keep;
 mod keys;
 mod rows;
 mod seal;

@@ -33,6 +33,8 @@ pub enum Action {
     RotationForced,
     /// A device was added to or changed in the embedded directory.
     DirectoryChanged,
+    /// A key was made, put to use, taken away, or signed for.
+    KeysChanged,
     /// Dead letters were put back on their way.
     DeadLettersReplayed,
 }

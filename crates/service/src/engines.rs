@@ -12,9 +12,9 @@ use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
-use keyturn_ports::queue::Queue;
+use keyturn_ports::queue::{Backlog, Queue};
 use keyturn_ports::results::{ResultReader, ResultWriter};
-use keyturn_ports::vault::Vault;
+use keyturn_ports::vault::{Vault, VaultKeeper};
 
 use crate::config::Config;
 
@@ -48,6 +48,11 @@ impl Engines {
 
     /// The queues.
     pub fn queue(&self) -> Arc<dyn Queue> {
+        Arc::new(self.database.clone())
+    }
+
+    /// What waits on the queues.
+    pub fn backlog(&self) -> Arc<dyn Backlog> {
         Arc::new(self.database.clone())
     }
 
@@ -103,6 +108,11 @@ impl Engines {
 
     /// The vault, for whoever holds its keys.
     pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
+        Arc::new(SealedVault::new(self.database.clone(), keys))
+    }
+
+    /// The vault's own keeper, for whoever holds its keys.
+    pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
         Arc::new(SealedVault::new(self.database.clone(), keys))
     }
 }

@@ -7,6 +7,7 @@
 //! [`KeyStore::live`] keeps what was made of the keys up to date while they are changed.
 
 mod reload;
+mod replace;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use keyturn_embedded::{MasterKey, MasterKeys};
 use keyturn_schemas::finding::FindingKeys;
 use keyturn_schemas::key_set::{self, KeySetError};
-use keyturn_schemas::mac::{self, RingError};
+use keyturn_schemas::mac::{self, FiledKey, RingError};
 use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::signing::{KeyFileError, SigningKey};
 use keyturn_schemas::stamp::StampKeys;
@@ -24,6 +25,7 @@ use keyturn_schemas::ticket::TicketKeys;
 use zeroize::Zeroizing;
 
 pub use self::reload::LOOK;
+pub use self::replace::replace;
 
 /// The word for the vault's master keys in key files.
 pub const VAULT: &str = "vault";
@@ -165,6 +167,24 @@ impl KeyStore {
         let text = text.trim().to_owned();
         key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
         Ok(text)
+    }
+
+    /// The keys of a ring file as they lie in the key folder, with what is noted about them.
+    pub fn filed(&self, kind: &'static str) -> Result<Vec<FiledKey>, KeyError> {
+        let path = self.path(kind);
+        let found = read(&path, kind)?;
+        mac::parse_keys(kind, &found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
+    }
+
+    /// A signing key in the file `name` of the key folder, if there is one.
+    pub fn signing_in(&self, name: &str) -> Result<Option<SigningKey>, KeyError> {
+        let found = match read(&self.folder.join(name), SIGNING) {
+            Err(KeyError::Missing { .. }) => return Ok(None),
+            found => found?,
+        };
+        SigningKey::parse(SIGNING, &found.text)
+            .map(Some)
+            .map_err(|error| KeyError::Signing { source_name: found.name, error })
     }
 
     fn ring<T>(

@@ -51,6 +51,7 @@ fn word(action: Action) -> &'static str {
     match action {
         Action::SecretGet => "password revealed",
         Action::RotationForced => "rotation asked for",
+        Action::KeysChanged => "keys changed",
         Action::DirectoryChanged => "directory changed",
         Action::DeadLettersReplayed => "dead letters replayed",
     }

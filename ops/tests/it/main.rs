@@ -5,4 +5,5 @@
 mod canary;
 mod cli;
 mod deployment;
+mod keys;
 mod processes;
