@@ -182,6 +182,27 @@ pub(crate) enum Device {
     Disable(Which),
     /// Let a device rotate again.
     Enable(Which),
+    /// List every password version that was ever made for a device. No password is shown.
+    History(Which),
+    /// Show the candidates of a lane no more: the device has another key, account or installation now.
+    CloseLane {
+        /// The device: its id, its name in the directory, or its serial number.
+        device: String,
+        /// The lane, as `device show` names it.
+        #[arg(long)]
+        lane: String,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a hold: the device may have new passwords again.
+    Release {
+        /// The device: its id, its name in the directory, or its serial number.
+        device: String,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+    },
     /// Ask for a new password at the device's next check-in, however far off that is.
     RotateNow {
         /// The device: its id, its name in the directory, or its serial number.
@@ -205,6 +226,9 @@ pub(crate) struct Reveal {
     /// Why, for the audit.
     #[arg(long)]
     pub(crate) reason: String,
+    /// An older version, as `device history` names it, instead of the candidates.
+    #[arg(long)]
+    pub(crate) version: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

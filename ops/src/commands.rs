@@ -7,7 +7,7 @@ pub(crate) mod device;
 pub(crate) mod init;
 mod keys;
 mod queues;
-pub(crate) mod reveal;
+mod reveal;
 mod root;
 mod show;
 mod up;
@@ -27,10 +27,10 @@ use crate::{operator, output};
 
 /// What most commands need: a deployment, opened.
 pub(crate) struct Deployment {
+    pub(crate) config: Config,
     pub(crate) engines: Engines,
     pub(crate) keys: KeyStore,
     pub(crate) output: Output,
-    pub(crate) config: Config,
 }
 
 impl Deployment {
@@ -39,9 +39,7 @@ impl Deployment {
         let keys = KeyStore::new(config.sections.data.keys.clone());
         Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
     }
-}
 
-impl Deployment {
     /// Records a command in the audit. Only then may it be carried out.
     pub(crate) async fn record(
         &self,

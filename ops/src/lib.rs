@@ -13,6 +13,7 @@ mod failure;
 mod operator;
 mod output;
 mod resolve;
+mod reveal;
 mod roles;
 
 use std::process::ExitCode;

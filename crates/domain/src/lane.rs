@@ -173,6 +173,37 @@ impl Lane {
         }
     }
 
+    /// Whether the lane still counts: its candidates are shown, and it takes up one of the device's places. A lane
+    /// counts until an operator closes it, or until another lane of the device was confirmed after this one was
+    /// last heard of, and that for `former_after`. What it had is then among the older versions.
+    pub fn is_open(&self, lanes: &[Self], policy: &RotationPolicy, now: UnixMillis) -> bool {
+        let heard = self.last.map_or(self.opened, |last| last.received);
+        let outlived = |other: &Self| {
+            other.closed.is_none()
+                && other
+                    .confirmed
+                    .is_some_and(|dated| dated.at > heard && now.since(dated.at) >= policy.former_after)
+        };
+        self.closed.is_none() && !lanes.iter().any(outlived)
+    }
+
+    /// Closes the lane: its candidates are shown no more and it takes up no place. A message of it that comes all
+    /// the same opens it again, because what a device says of itself counts.
+    pub fn close(&mut self, at: UnixMillis) {
+        self.closed.get_or_insert(at);
+    }
+
+    /// Ends a hold.
+    pub fn release(&mut self) {
+        self.held_until = None;
+        self.refusals.clear();
+    }
+
+    /// Asks for a rotation. Only a version minted at `at` or later meets it.
+    pub fn force(&mut self, at: UnixMillis) {
+        self.forced = self.forced.max(Some(at));
+    }
+
     /// Whether a version was ever made for this lane and is still of interest.
     pub fn has_versions(&self) -> bool {
         self.confirmed.is_some() || self.outstanding.is_some() || !self.in_doubt.is_empty()

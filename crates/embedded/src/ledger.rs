@@ -8,7 +8,7 @@ mod lanes;
 mod read;
 
 use async_trait::async_trait;
-use keyturn_domain::ids::{DeviceId, KeyHash, MessageMark, VersionId};
+use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, MessageMark, VersionId};
 use keyturn_domain::lane::Lane;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
@@ -68,18 +68,55 @@ impl Ledger for Database {
 #[async_trait]
 impl LedgerOperator for Database {
     async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error> {
-        let force = move |batch: &mut Batch<'_>| {
-            let mut open = 0;
+        self.change_lanes(device, move |lane| {
+            let open = lane.closed.is_none();
+            if open {
+                lane.force(at);
+            }
+            open
+        })
+        .await
+    }
+
+    async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error> {
+        let close = move |one: &mut Lane| {
+            let named = one.key.id() == lane;
+            if named {
+                one.close(at);
+            }
+            named
+        };
+        Ok(self.change_lanes(device, close).await? > 0)
+    }
+
+    async fn release(&self, device: DeviceId) -> Result<usize, Error> {
+        self.change_lanes(device, |lane| {
+            let held = lane.held_until.is_some();
+            lane.release();
+            held
+        })
+        .await
+    }
+}
+
+impl Database {
+    /// Changes the lanes of a device for which `change` returns true. Returns how many there were.
+    async fn change_lanes(
+        &self,
+        device: DeviceId,
+        change: impl Fn(&mut Lane) -> bool + Send + 'static,
+    ) -> Result<usize, Error> {
+        let change_all = move |batch: &mut Batch<'_>| {
+            let mut changed = 0;
             for mut stored in lanes::of_device(batch.connection(), device)? {
-                if stored.value.closed.is_none() {
-                    stored.value.forced = stored.value.forced.max(Some(at));
+                if change(&mut stored.value) {
                     lanes::replace(batch, &stored)?;
-                    open += 1;
+                    changed += 1;
                 }
             }
-            Ok(open)
+            Ok(changed)
         };
-        self.write("asking for a rotation", Durability::Told, force).await
+        self.write("changing lanes", Durability::Told, change_all).await
     }
 }
 

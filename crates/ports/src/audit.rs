@@ -31,6 +31,10 @@ pub enum Action {
     SecretGet,
     /// A rotation was asked for.
     RotationForced,
+    /// A lane was closed.
+    LaneClosed,
+    /// The holds of a device were ended.
+    HoldReleased,
     /// A device was added to or changed in the embedded directory.
     DirectoryChanged,
     /// A key was made, put to use, taken away, or signed for.

@@ -189,4 +189,10 @@ pub trait LedgerOperator: Send + Sync {
     /// Asks for a rotation of every open lane of the device: only versions minted after `at` will meet it.
     /// Returns how many lanes there were. Survives until met, however long the device is away.
     async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error>;
+
+    /// Closes a lane of the device. Returns whether there is such a lane.
+    async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error>;
+
+    /// Ends the holds of the device. Returns how many lanes were held.
+    async fn release(&self, device: DeviceId) -> Result<usize, Error>;
 }

@@ -166,6 +166,7 @@ impl Sections {
             versions_per_window: rotation.versions_per_day,
             refusals_to_hold: rotation.refusals_to_hold,
             hold_window: rotation.hold.0,
+            former_after: rotation.former_after.0,
             future_skew: self.trust.future_skew.0,
             ..RotationPolicy::default()
         }

@@ -105,6 +105,8 @@ macro_rules! conformance {
             devices_are_paged,
             labels_are_found_in_any_case,
             forcing_reaches_open_lanes,
+            closing_reaches_its_lane_alone,
+            releasing_ends_holds,
         ]);
     };
     (queue, $subject:ty) => {

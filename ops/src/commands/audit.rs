@@ -52,6 +52,8 @@ fn word(action: Action) -> &'static str {
         Action::SecretGet => "password revealed",
         Action::RotationForced => "rotation asked for",
         Action::KeysChanged => "keys changed",
+        Action::LaneClosed => "lane closed",
+        Action::HoldReleased => "hold released",
         Action::DirectoryChanged => "directory changed",
         Action::DeadLettersReplayed => "dead letters replayed",
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use keyturn_domain::ids::LaneId;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_ports::audit::Action;
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord};
@@ -28,6 +29,11 @@ pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()>
         }
         Device::Disable(which) => enable(deployment, &which.device, false).await,
         Device::Enable(which) => enable(deployment, &which.device, true).await,
+        Device::History(which) => {
+            show::history(deployment, &resolve::device(&deployment.engines, &which.device).await?).await
+        }
+        Device::CloseLane { device, lane, reason } => close_lane(deployment, device, lane, reason).await,
+        Device::Release { device, reason } => release(deployment, device, reason).await,
         Device::RotateNow { device, reason } => rotate_now(deployment, device, reason).await,
     }
 }
@@ -101,11 +107,42 @@ async fn enable(deployment: &Deployment, device: &str, enabled: bool) -> Result<
     Ok(())
 }
 
-async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
-    let named: Named = resolve::device(&deployment.engines, device).await?;
+async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &str) -> Result<()> {
+    let named = resolve::device(&deployment.engines, device).await?;
+    let lane: LaneId = lane.parse().context("--lane")?;
+    need_reason(reason)?;
+    let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
+    if !lanes.iter().any(|one| one.key.id() == lane) {
+        let mend = "`keyturn device show` lists them";
+        return Err(Failure::NotFound(format!("{lane}: {} has no such lane; {mend}", named.title())).into());
+    }
+    deployment.record(Action::LaneClosed, Some(named.id), reason, &format!("lane {lane}")).await?;
+    deployment.engines.ledger_operator().close(named.id, lane, deployment.engines.clock().now()).await?;
+    eprintln!("The lane is closed. What it had is among the older versions: `keyturn device history`.");
+    Ok(())
+}
+
+async fn release(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
+    let named = resolve::device(&deployment.engines, device).await?;
+    need_reason(reason)?;
+    deployment.record(Action::HoldReleased, Some(named.id), reason, "").await?;
+    match deployment.engines.ledger_operator().release(named.id).await? {
+        0 => eprintln!("{} was not held.", named.title()),
+        _ => eprintln!("{} may rotate again.", named.title()),
+    }
+    Ok(())
+}
+
+fn need_reason(reason: &str) -> Result<()> {
     if reason.trim().is_empty() {
         bail!("--reason must say why: the audit keeps it");
     }
+    Ok(())
+}
+
+async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
+    let named: Named = resolve::device(&deployment.engines, device).await?;
+    need_reason(reason)?;
     deployment.record(Action::RotationForced, Some(named.id), reason, "").await?;
     let lanes =
         deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;

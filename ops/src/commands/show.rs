@@ -1,8 +1,8 @@
 //! `keyturn device list` and `device show`: what is known of devices, in words. No password, ever.
 
 use anyhow::Result;
-use keyturn_domain::ids::DeviceId;
-use keyturn_domain::lane::{Lane, LaneEvent, Standing};
+use keyturn_domain::ids::{DeviceId, VersionId};
+use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::directory::{DeviceRecord, Listed};
 use keyturn_ports::ledger::{Event, Happening};
@@ -71,12 +71,10 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     say!("{}", named.title());
     say!("  {}", about(named.record.as_ref()));
     for lane in &lanes {
-        say!(
-            "  account {} on host {}, serial {}",
-            lane.about.account_name,
-            lane.about.host,
-            lane.about.serial
-        );
+        let open = lane.is_open(&lanes, &deployment.config.rotation, deployment.engines.clock().now());
+        let closed = if open { "" } else { ", closed" };
+        let About { account_name, host, serial, .. } = &lane.about;
+        say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());
         for candidate in lane.candidates() {
             say!("    version {}  {}", candidate.version, standing(candidate.standing));
         }
@@ -91,6 +89,34 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
         say!("  {}  {}", output::when(event.at), output::printable(tell(event)));
     }
     Ok(())
+}
+
+/// Every version ever made for a device, newest first, and what the ledger says of it.
+pub(super) async fn history(deployment: &Deployment, named: &Named) -> Result<()> {
+    let vault = deployment.engines.vault(deployment.keys.vault()?);
+    let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
+    let word = |version: VersionId| {
+        let candidate =
+            lanes.iter().flat_map(Lane::candidates).find(|candidate| candidate.version == version);
+        candidate.map_or_else(|| "older".to_owned(), |candidate| standing(candidate.standing))
+    };
+    let entries = vault.history(named.id).await?;
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            [
+                entry.version.to_string(),
+                output::when(entry.created),
+                entry.lane.to_string(),
+                word(entry.version),
+            ]
+        })
+        .collect();
+    let value: Vec<_> = rows
+        .iter()
+        .map(|[version, made, lane, state]| json!({ "version": version, "made": made, "lane": lane, "state": state }))
+        .collect();
+    output::table(deployment.output, ["VERSION", "MADE", "LANE", "STATE"], rows, &value)
 }
 
 fn about(record: Option<&DeviceRecord>) -> String {

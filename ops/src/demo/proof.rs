@@ -8,11 +8,14 @@ use keyturn_domain::lane::Standing;
 
 use super::fleet::{Fleet, Settled};
 use super::plant::Plant;
-use crate::commands::reveal::reveal;
 use crate::operator;
+use crate::reveal::Look;
 
 /// Checks every device; `round` passwords were made for each so far. Returns how many accounts were proved.
 pub(super) async fn check(plant: &Plant, fleet: &Fleet, settled: &[Settled], round: usize) -> Result<usize> {
+    let actor = operator::name();
+    let look =
+        Look { engines: &plant.host.engines, vault: &*plant.vault, actor: &actor, reason: "proof (demo)" };
     let mut proved = 0;
     for one in settled {
         let device = &one.device;
@@ -28,16 +31,12 @@ pub(super) async fn check(plant: &Plant, fleet: &Fleet, settled: &[Settled], rou
         };
         let made = plant.vault.history(device.id).await?.len();
         ensure!(made == round, "{name}: {made} versions were made instead of {round}");
-        let shown =
-            reveal(&plant.host.engines, &*plant.vault, device.id, &operator::name(), "proof (demo)").await?;
+        let shown = look.candidates(device.id, &plant.host.config.rotation).await?;
         let [only] = shown.as_slice() else {
             bail!("{name}: {} candidates are shown instead of one", shown.len())
         };
-        let confirmed = matches!(only.candidate.standing, Standing::Confirmed { .. });
-        ensure!(
-            confirmed && only.candidate.version == version,
-            "{name}: the shown version is not the confirmed one"
-        );
+        let confirmed = matches!(only.standing, Some(Standing::Confirmed { .. }));
+        ensure!(confirmed && only.version == version, "{name}: the shown version is not the confirmed one");
         let verdict = device.accounts.verify(&only.password)?;
         ensure!(
             matches!(verdict, Verdict::Accepted),

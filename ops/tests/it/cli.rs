@@ -88,7 +88,7 @@ fn what_cannot_be_done_is_said_with_the_mend() {
     }
     let device = register();
     deployment.add(&device, "LAB-07");
-    fails(&deployment, &["reveal", "LAB-07", "--reason", "x"], 3, &["no password was ever made"]);
+    fails(&deployment, &["reveal", "LAB-07", "--reason", "x"], 3, &["no password is known"]);
     fails(&deployment, &["reveal", "LAB-07", "--reason", " "], 1, &["--reason must say why"]);
     fails(&deployment, &["device", "rotate-now", "LAB-07", "--reason", ""], 1, &["--reason must say why"]);
 }
@@ -147,7 +147,11 @@ fn keys_that_others_can_read_and_files_that_are_damaged_are_refused() {
     deployment.configure("[ingress]\nlisten = \"0.0.0.0:8080\"\n");
     fails(&deployment, &["up"], 1, &["ingress.listen", "ingress.tls"]);
     deployment.configure("");
-    fails(&deployment, &["up", "--listen", "0.0.0.0:0"], 1, &["loopback", "--danger-serve-beyond-loopback"]);
+    fails(&deployment, &["up", "--listen", "0.0.0.0:0"], 1, &["ingress.listen", "ingress.tls"]);
+    deployment
+        .configure("[ingress]\nlisten = \"0.0.0.0:0\"\ntls.certificate = \"c.pem\"\ntls.key = \"k.pem\"\n");
+    fails(&deployment, &["up"], 1, &["loopback", "--danger-serve-beyond-loopback"]);
+    deployment.configure("");
     for wal in ["data/keyturn.db-wal", "data/keyturn.db-shm"] {
         let _ = fs::remove_file(deployment.path(wal));
     }

@@ -94,6 +94,7 @@ async fn roles_killed_at_any_moment_lose_nothing() {
         device.invariant_settled(&deployment);
     }
     nothing_is_lost(&deployment, &devices).await;
+    older_versions_are_shown_on_request(&deployment, &devices[0]);
     for mut role in roles {
         role.end();
     }
@@ -108,6 +109,25 @@ async fn run(agent: Agent) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("the agent never succeeded");
+}
+
+/// What a device had before is shown one by one, and a closed lane's candidates only that way.
+fn older_versions_are_shown_on_request(deployment: &Deployment, device: &Device) {
+    let history = deployment.ok(&["--output", "json", "device", "history", &device.name]);
+    let versions: Vec<serde_json::Value> = serde_json::from_str(&history).unwrap();
+    assert!(versions.len() > ROUNDS, "{history}");
+    assert!(versions[0]["state"].as_str().unwrap().starts_with("confirmed"), "{history}");
+    let (oldest, lane) =
+        (versions.last().unwrap()["version"].as_str().unwrap(), versions[0]["lane"].as_str().unwrap());
+    let look = ["reveal", &device.name, "--reason", "old backup"];
+    let shown = deployment.ok(&[&look[..], &["--version", oldest]].concat());
+    assert!(shown.ends_with("older\n") && !device.accepts(shown.split('\t').nth(1).unwrap()), "{shown}");
+    deployment.ok(&["device", "close-lane", &device.name, "--lane", lane, "--reason", "scrapped"]);
+    assert_eq!(deployment.keyturn(&look).status.code(), Some(3));
+    assert!(deployment.ok(&["device", "show", &device.name]).contains("closed"));
+    deployment.ok(&[&look[..], &["--version", oldest]].concat());
+    let audit = deployment.ok(&["audit", "list"]);
+    assert!(audit.contains("lane closed") && audit.contains("old backup"), "{audit}");
 }
 
 async fn nothing_is_lost(deployment: &Deployment, devices: &[Device]) {

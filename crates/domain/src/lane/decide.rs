@@ -159,14 +159,15 @@ fn open(
     now: UnixMillis,
     events: &mut Vec<LaneEvent>,
 ) -> Result<Lane, Reply> {
-    if heard.kind == HeardKind::Report || lanes.len() >= policy.lanes_per_device {
+    let open = lanes.iter().filter(|lane| lane.is_open(lanes, policy, now)).count();
+    if heard.kind == HeardKind::Report || open >= policy.lanes_per_device {
         return Err(Reply::Refused);
     }
     if heard.directory_answered < heard.order.received {
         return Err(Reply::Revalidate);
     }
     events.push(LaneEvent::LaneOpened);
-    let others = || lanes.iter().filter(|lane| lane.closed.is_none());
+    let others = || lanes.iter().filter(|lane| lane.is_open(lanes, policy, now));
     if others().any(|lane| lane.key.install != heard.key.install && lane.key.key == heard.key.key) {
         events.push(LaneEvent::AlarmRaised { alarm: Alarm::Clone });
     } else if others().next().is_some() {
@@ -194,6 +195,7 @@ fn apply_report(
     let state = &heard.state;
     let in_doubt = || state.in_doubt.iter().filter(|version| state.issued.contains(version)).copied();
     lane.last = Some(heard.order);
+    lane.closed = None;
     lane.about = heard.about.clone();
     match state.cur.filter(|cur| state.issued.contains(cur)) {
         Some(cur) => {

@@ -19,6 +19,8 @@ pub struct RotationPolicy {
     pub refusals_to_hold: usize,
     /// See `refusals_to_hold`.
     pub hold_window: Duration,
+    /// A lane that another one has outlived is shown for this long; see [`super::Lane::is_open`].
+    pub former_after: Duration,
     /// How far a lane's newest message may lie in the future before it is reset.
     pub future_skew: Duration,
 }
@@ -35,6 +37,7 @@ impl Default for RotationPolicy {
             version_window: DAY,
             refusals_to_hold: 3,
             hold_window: DAY,
+            former_after: DAY.saturating_mul(30),
             future_skew: Duration::from_mins(1),
         }
     }

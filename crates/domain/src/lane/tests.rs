@@ -255,3 +255,28 @@ fn candidates_are_in_order_and_once_each() {
     let shown: Vec<_> = lane.candidates().into_iter().map(|candidate| candidate.version).collect();
     assert_eq!(shown, [version(1), version(2), version(3)]);
 }
+
+#[test]
+fn a_lane_that_another_outlived_by_a_month_is_closed_and_frees_its_place() {
+    let policy = RotationPolicy::default();
+    let heard = |day: u64| Some(Order { received: UnixMillis(day * DAY), nonce: UnixMillis(0) });
+    let former = Lane { last: heard(50), confirmed: dated(1, 49 * DAY), ..lane() };
+    for (confirmed, open) in [(69, false), (70, false), (71, true), (50, true), (40, true)] {
+        let other = Lane { confirmed: dated(2, confirmed * DAY), ..Lane::open(key(2, 2), NOW) };
+        let lanes = [former.clone(), other];
+        assert_eq!(former.is_open(&lanes, &policy, NOW), open, "{confirmed}");
+    }
+    let outlived = Lane { confirmed: dated(2, 60 * DAY), last: heard(99), ..Lane::open(key(9, 9), NOW) };
+    let mut lanes: Vec<Lane> =
+        (2..=4).map(|number| Lane { last: heard(50), ..Lane::open(key(number, number), NOW) }).collect();
+    lanes.push(outlived);
+    assert_eq!(decide(&lanes, &request(), &policy, NOW).reply, Reply::Mint(MintReason::First));
+}
+
+#[test]
+fn a_closed_lane_opens_again_when_its_device_speaks() {
+    let mut closed = Lane { confirmed: dated(1, 0), ..lane() };
+    closed.close(UnixMillis(5));
+    assert!(!closed.is_open(std::slice::from_ref(&closed), &RotationPolicy::default(), NOW));
+    assert_eq!(ask(closed, &using(1)).lane.unwrap().closed, None);
+}

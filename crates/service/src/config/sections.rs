@@ -151,6 +151,10 @@ pub struct Rotation {
     /// How long it is held, and the window in which refusals are counted.
     #[config(default = "1d")]
     pub hold: Span,
+    /// What a device had under another key, account or installation is shown for this long after the new one was
+    /// confirmed; then it is among the older versions.
+    #[config(default = "30d")]
+    pub former_after: Span,
     /// How long a result waits for its device.
     #[config(default = "1d")]
     pub result_ttl: Span,

@@ -220,3 +220,34 @@ pub async fn forcing_reaches_open_lanes(
     let stale = sample::commit(9, sample::lane(1, 1), 1);
     assert_eq!(commit(engine, vec![stale]).await, [Committed::Conflict], "a wish is not overwritten unseen");
 }
+
+/// Closing reaches the lane that is named, of the device that is named, and once.
+pub async fn closing_reaches_its_lane_alone(
+    subject: &impl Subject<Engine: Ledger + LedgerReader + LedgerOperator>,
+) {
+    let engine = subject.engine();
+    let lanes = [sample::lane(1, 1), sample::lane(1, 2), sample::lane(2, 1)];
+    let named = lanes[0].key.id();
+    commit(engine, (1..).zip(lanes).map(|(n, lane)| sample::commit(n, lane, 0)).collect()).await;
+    assert!(!engine.close(sample::device(2), named, UnixMillis(7)).await.unwrap());
+    assert!(engine.close(sample::device(1), named, UnixMillis(7)).await.unwrap());
+    assert!(engine.close(sample::device(1), named, UnixMillis(9)).await.unwrap());
+    let closed = |lane: &Lane| lane.closed == (lane.key.id() == named).then_some(UnixMillis(7));
+    assert!(engine.lanes(sample::device(1)).await.unwrap().iter().all(closed));
+    assert!(engine.lanes(sample::device(2)).await.unwrap().iter().all(|lane| lane.closed.is_none()));
+}
+
+/// Releasing ends the holds of a device and counts them.
+pub async fn releasing_ends_holds(subject: &impl Subject<Engine: Ledger + LedgerReader + LedgerOperator>) {
+    let engine = subject.engine();
+    let held = Lane { held_until: Some(UnixMillis(5)), refusals: vec![UnixMillis(1)], ..sample::lane(1, 1) };
+    commit(
+        engine,
+        (1..).zip([held, sample::lane(1, 2)]).map(|(n, lane)| sample::commit(n, lane, 0)).collect(),
+    )
+    .await;
+    assert_eq!(engine.release(sample::device(1)).await.unwrap(), 1);
+    assert_eq!(engine.release(sample::device(1)).await.unwrap(), 0);
+    let free = |lane: &Lane| lane.held_until.is_none() && lane.refusals.is_empty();
+    assert!(engine.lanes(sample::device(1)).await.unwrap().iter().all(free));
+}

@@ -15,8 +15,9 @@ fn every_code_has_a_page_and_every_page_a_code() {
         (name != "README").then(|| name.to_owned())
     });
     let pages: BTreeSet<String> = pages.collect();
-    none("codes without a page in docs/errors", known.difference(&pages).cloned());
-    none("pages in docs/errors of no code", pages.difference(&known).cloned());
+    let without_page = known.difference(&pages).map(|code| format!("{code} has no page"));
+    let without_code = pages.difference(&known).map(|page| format!("{page} has a page and is nowhere used"));
+    none("codes and docs/errors", without_page.chain(without_code));
 }
 
 /// Every `KT-` with four digits.
