@@ -121,6 +121,20 @@ pub(crate) enum Vault {
     Rekey,
     /// Open every version, and count them by master key.
     Verify,
+    /// Make the key pair of the recovery log: the secret half at OUT, the public one at OUT.pub.
+    RecoveryKey {
+        /// The secret half's file, which must not exist. Take it offline; without it the log opens for nobody.
+        out: PathBuf,
+    },
+    /// Put back what the vault lacks and the recovery log has. May be repeated at any time.
+    Recover {
+        /// The secret half of the recovery key. Bring it to this machine for this command alone.
+        #[arg(long)]
+        key: PathBuf,
+        /// The recovery log.
+        #[arg(long)]
+        log: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ pub(crate) mod device;
 pub(crate) mod init;
 mod keys;
 mod queues;
+mod recover;
 mod reveal;
 mod root;
 mod show;

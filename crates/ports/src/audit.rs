@@ -39,6 +39,8 @@ pub enum Action {
     DirectoryChanged,
     /// A key was made, put to use, taken away, or signed for.
     KeysChanged,
+    /// Versions were put back into the vault from the recovery log.
+    VaultRecovered,
     /// Dead letters were put back on their way.
     DeadLettersReplayed,
 }

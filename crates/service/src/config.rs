@@ -14,7 +14,7 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Data, DeploymentSection, Health, Ingress, Logs, Password, Rotation, Sections, Tls, Trust, Workers,
+    Data, DeploymentSection, Health, Ingress, Logs, Password, Rotation, Sections, Tls, Trust, Vault, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -92,10 +92,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let tls = &mut self.ingress.tls;
+        let (tls, vault) = (&mut self.ingress.tls, &mut self.vault);
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
+            .chain([&mut vault.recovery_log, &mut vault.recovery_key].into_iter().flatten())
     }
 
     /// Types every value and checks them together.
@@ -123,7 +124,7 @@ impl Sections {
 
     /// Settings that are fine alone and wrong together, or outside their bounds.
     fn contradictions(&self) -> Vec<String> {
-        let Self { ingress, workers, trust, rotation, .. } = self;
+        let Self { ingress, workers, trust, rotation, vault, .. } = self;
         let loopback = ingress.listen.ip().is_loopback();
         let tls = (ingress.tls.certificate.is_some(), ingress.tls.key.is_some());
         let rules = [
@@ -131,6 +132,10 @@ impl Sections {
             (
                 !loopback && !tls.0,
                 "ingress.listen: an address other than loopback needs ingress.tls.certificate and ingress.tls.key",
+            ),
+            (
+                vault.recovery_log.is_some() != vault.recovery_key.is_some(),
+                "vault: recovery_log and recovery_key go together; give both or neither",
             ),
             (!(1..=64).contains(&ingress.name.len()), "ingress.name: must be 1 to 64 bytes"),
             (

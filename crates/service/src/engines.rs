@@ -17,12 +17,14 @@ use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
 use crate::config::Config;
+use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
 /// the role may use and no more.
 #[derive(Clone)]
 pub struct Engines {
     database: Database,
+    recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -33,7 +35,10 @@ impl Engines {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
-        Ok(Self { database: Database::open(options)?, clock, entropy })
+        let vault = &config.sections.vault;
+        let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
+        let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
+        Ok(Self { database: Database::open(options)?, recovery, clock, entropy })
     }
 
     /// Time.
@@ -106,9 +111,23 @@ impl Engines {
         Arc::new(self.database.clone())
     }
 
-    /// The vault, for whoever holds its keys.
+    /// The vault, for whoever holds its keys, with its recovery log if there is one.
     pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
+        let vault = self.vault_without_log(keys);
+        match self.recovery.clone() {
+            Some(log) => Arc::new(LoggedVault { vault, log, clock: self.clock() }),
+            None => vault,
+        }
+    }
+
+    /// The vault for those who put back what the recovery log has.
+    pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
         Arc::new(SealedVault::new(self.database.clone(), keys))
+    }
+
+    /// The recovery log, if there is one.
+    pub fn recovery(&self) -> Option<&RecoveryLog> {
+        self.recovery.as_ref()
     }
 
     /// The vault's own keeper, for whoever holds its keys.

@@ -54,6 +54,7 @@ fn word(action: Action) -> &'static str {
         Action::KeysChanged => "keys changed",
         Action::LaneClosed => "lane closed",
         Action::HoldReleased => "hold released",
+        Action::VaultRecovered => "vault recovered",
         Action::DirectoryChanged => "directory changed",
         Action::DeadLettersReplayed => "dead letters replayed",
     }

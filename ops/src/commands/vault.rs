@@ -10,7 +10,7 @@ use keyturn_ports::vault::{Census, VaultKeeper};
 use keyturn_service::keys::VAULT;
 use serde::Serialize;
 
-use super::Deployment;
+use super::{Deployment, recover};
 use crate::cli::Vault;
 use crate::output;
 
@@ -21,6 +21,8 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
     match command {
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,
+        Vault::RecoveryKey { out } => recover::make_key(out),
+        Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
     }
 }
 

@@ -7,3 +7,4 @@ mod cli;
 mod deployment;
 mod keys;
 mod processes;
+mod recovery;

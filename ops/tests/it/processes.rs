@@ -197,7 +197,7 @@ impl Device {
         rows.iter().map(|row| (field(row, "standing"), field(row, "password"))).collect()
     }
 
-    fn accepts(&self, password: &str) -> bool {
+    pub(crate) fn accepts(&self, password: &str) -> bool {
         matches!(self.accounts.verify(&Password::new(password.to_owned())), Ok(Verdict::Accepted))
     }
 
