@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use keyturn_domain::admission::AdmissionPolicy;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_domain::live::Live;
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::LedgerReader;
 use keyturn_ports::queue::Queue;
@@ -43,8 +44,6 @@ pub struct Settings {
     pub limits: Limits,
     /// How much it takes from whom.
     pub admission: AdmissionPolicy,
-    /// The signed key set that every answer carries.
-    pub key_set: String,
 }
 
 /// What an ingress takes on.
@@ -83,6 +82,8 @@ pub struct Keys {
     pub stamps: StampKeys,
     /// To give out and open tickets.
     pub tickets: TicketKeys,
+    /// The signed key set that every answer carries.
+    pub key_set: String,
 }
 
 /// What an ingress works on.
@@ -101,14 +102,13 @@ pub struct Ports {
 /// The ingress. [`Ingress::router`] is all there is to it.
 pub struct Ingress {
     pub(crate) settings: Settings,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Live<Keys>,
     pub(crate) ports: Ports,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) load: Load,
     pub(crate) polls: tokio::sync::Semaphore,
     pub(crate) admission: Admission,
-    key_set: HeaderValue,
 }
 
 /// Every answer carries a fresh nonce in this header (RFC 8555 section 6.5).
@@ -116,20 +116,19 @@ pub(crate) const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonc
 const KEY_SET: HeaderName = HeaderName::from_static(key_set::HEADER);
 
 impl Ingress {
-    /// An ingress.
+    /// An ingress. It works on with whatever its keys are replaced by.
     pub fn new(
         settings: Settings,
-        keys: Keys,
+        keys: impl Into<Live<Keys>>,
         ports: Ports,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Arc<Self> {
-        let key_set = HeaderValue::from_str(&settings.key_set).unwrap_or(HeaderValue::from_static(""));
         let load = Load::new(Arc::clone(&ports.queue), settings.limits.depth, Arc::clone(&clock));
         let polls = tokio::sync::Semaphore::new(settings.limits.polls);
         let admission =
             Admission::new(settings.admission.clone(), Arc::clone(&ports.ledger), Arc::clone(&clock));
-        Arc::new(Self { settings, keys, ports, clock, entropy, load, polls, admission, key_set })
+        Arc::new(Self { settings, keys: keys.into(), ports, clock, entropy, load, polls, admission })
     }
 
     /// The device API.
@@ -153,7 +152,7 @@ impl Ingress {
 
     /// A fresh nonce.
     pub(crate) fn nonce(&self) -> Option<Nonce> {
-        self.keys.nonces.issue(self.clock.now(), &*self.entropy)
+        self.keys.now().nonces.issue(self.clock.now(), &*self.entropy)
     }
 
     /// At least `wait`, and more by chance, so that those who were turned away together do not return together.
@@ -216,7 +215,9 @@ async fn complete(State(ingress): State<Arc<Ingress>>, mut request: Request, nex
     {
         headers.insert(REPLAY_NONCE, header_value(&nonce.to_string()));
     }
-    headers.insert(KEY_SET, ingress.key_set.clone());
+    if let Ok(key_set) = HeaderValue::from_str(&ingress.keys.now().key_set) {
+        headers.insert(KEY_SET, key_set);
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

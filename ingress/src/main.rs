@@ -20,9 +20,11 @@ fn main() -> ExitCode {
                 depth: section.depth,
             },
             admission: config.admission.clone(),
-            key_set: keys.key_set()?,
         };
-        let keys = Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, tickets: keys.tickets()? };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, tickets) = (keys.nonces()?, keys.stamps()?, keys.tickets()?);
+            Ok(Keys { nonces, stamps, tickets, key_set: keys.key_set()? })
+        })?;
         let ports = Ports {
             intake: engines.intake(),
             queue: engines.queue(),

@@ -25,7 +25,7 @@ pub(crate) async fn poll(
 ) -> Result<Response, Refusal> {
     // What is no text once its escapes are undone is no ticket either.
     let Path(ticket) = ticket.map_err(|_| Refusal::Ticket)?;
-    let rid = ingress.keys.tickets.open(&ticket).ok_or(Refusal::Ticket)?;
+    let rid = ingress.keys.now().tickets.open(&ticket).ok_or(Refusal::Ticket)?;
     ingress.admission.by_ticket(rid)?;
     let wait = preferred_wait(&headers).min(ingress.settings.limits.poll_wait);
     match result(&ingress, client, rid, wait).await? {

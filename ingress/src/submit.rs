@@ -12,6 +12,7 @@ use keyturn_ports::queue::NewMessage;
 use keyturn_schemas::answers::TicketAnswer;
 use keyturn_schemas::envelope::{Envelope, Stamped, TraceParent};
 use keyturn_schemas::message::{MessageKind, SignedMessage, VerifiedMessage};
+use keyturn_schemas::stamp::StampKeys;
 use tracing::{info, warn};
 
 use crate::api::{self, Ingress};
@@ -31,16 +32,17 @@ pub(crate) async fn submit(
     let text = body::read(request, ingress.settings.limits).await?;
     let message = verify(text, kind).await?;
     let rid = message.message().rid();
-    let ticket = ingress.keys.tickets.ticket(rid).ok_or(Refusal::Unavailable)?;
+    let keys = ingress.keys.now();
+    let ticket = keys.tickets.ticket(rid).ok_or(Refusal::Unavailable)?;
     let common = message.message().claims().common();
     if common.aud != ingress.settings.deployment {
         return Err(Refusal::Audience);
     }
     let received = ingress.clock.now();
     let nonce = common.nonce;
-    if !ingress.keys.nonces.is_fresh(&nonce, received, ingress.settings.freshness.nonce_ttl) {
+    if !keys.nonces.is_fresh(&nonce, received, ingress.settings.freshness.nonce_ttl) {
         // The same bytes may come again, however late: the agent never learned that they had arrived.
-        let genuine = ingress.keys.nonces.holds(&nonce);
+        let genuine = keys.nonces.holds(&nonce);
         let known = genuine && ingress.ports.intake.knows(nonce.issued(), rid).await.unwrap_or(false);
         let fresh =
             || ingress.nonce().map_or(Refusal::Unavailable, |nonce| Refusal::Nonce(nonce.to_string()));
@@ -52,7 +54,7 @@ pub(crate) async fn submit(
         return Err(Refusal::Unavailable);
     }
     let order = Order { received, nonce: nonce.issued() };
-    enqueue(&ingress, message, order).await?;
+    enqueue(&ingress, &keys.stamps, message, order).await?;
     accepted(ticket)
 }
 
@@ -68,9 +70,14 @@ async fn verify(text: String, kind: MessageKind) -> Result<VerifiedMessage, Refu
     verifying.await.unwrap_or(Err(Refusal::Unavailable))
 }
 
-async fn enqueue(ingress: &Ingress, message: VerifiedMessage, order: Order) -> Result<(), Refusal> {
+async fn enqueue(
+    ingress: &Ingress,
+    stamps: &StampKeys,
+    message: VerifiedMessage,
+    order: Order,
+) -> Result<(), Refusal> {
     let (rid, device) = (message.message().rid(), message.message().claims().common().device_id);
-    let stamp = ingress.keys.stamps.stamp(rid, order, &ingress.settings.name).ok_or(Refusal::Unavailable)?;
+    let stamp = stamps.stamp(rid, order, &ingress.settings.name).ok_or(Refusal::Unavailable)?;
     let trace = TraceParent::draw(&*ingress.entropy);
     let data = Stamped { jws: message.message().text().to_owned(), stamp };
     let body = Envelope::new(rid, device, "ingress", order.received, trace, data).to_json();

@@ -48,9 +48,93 @@ pub(crate) enum Command {
     /// Who looked and who commanded.
     #[command(subcommand)]
     Audit(Audit),
+    /// The keys of the deployment, and changing them while everything runs.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// What the offline root key is for.
+    #[command(subcommand)]
+    Root(Root),
+    /// The vault's seals.
+    #[command(subcommand)]
+    Vault(Vault),
     /// The configuration.
     #[command(subcommand)]
     Config(Config),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// List the keys: which one is in use, which one is to come, which one was replaced.
+    List,
+    /// Make a second key, which is accepted and not used yet. With --activate, put it to use.
+    Rotate {
+        /// Which.
+        #[arg(value_enum)]
+        kind: Kind,
+        /// Use the second key from now on. Every process must have read it before, which takes a minute.
+        #[arg(long)]
+        activate: bool,
+    },
+    /// Take away a key that is not in use and that nothing depends on any more.
+    Retire {
+        /// Which.
+        #[arg(value_enum)]
+        kind: Kind,
+        /// Its id, as `keys list` shows it.
+        id: String,
+        /// Take it away although what it sealed may still be under way: for a key that others may have.
+        #[arg(long)]
+        danger_now: bool,
+    },
+}
+
+/// The kinds of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Seals nonces.
+    Nonce,
+    /// Seals stamps.
+    Stamp,
+    /// Seals tickets.
+    Ticket,
+    /// Seals findings.
+    Finding,
+    /// Seals the vault's versions.
+    Vault,
+    /// Signs results.
+    Signing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Root {
+    /// Sign a new key set that lists the signing keys of the key folder, with the next serial.
+    SignKeys {
+        /// The root key's file. Bring it to this machine for this command alone.
+        #[arg(long)]
+        root: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vault {
+    /// Seal every version anew under the master key in use. May be stopped and repeated at any time.
+    Rekey,
+    /// Open every version, and count them by master key.
+    Verify,
+    /// Make the key pair of the recovery log: the secret half at OUT, the public one at OUT.pub.
+    RecoveryKey {
+        /// The secret half's file, which must not exist. Take it offline; without it the log opens for nobody.
+        out: PathBuf,
+    },
+    /// Put back what the vault lacks and the recovery log has. May be repeated at any time.
+    Recover {
+        /// The secret half of the recovery key. Bring it to this machine for this command alone.
+        #[arg(long)]
+        key: PathBuf,
+        /// The recovery log.
+        #[arg(long)]
+        log: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -5,19 +5,26 @@ mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
 pub(crate) mod init;
+mod keys;
 mod queues;
+mod recover;
 mod reveal;
+mod root;
 mod show;
 mod up;
+mod vault;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::audit::{Action, NewRow};
 use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
 use keyturn_service::keys::KeyStore;
 
 use crate::cli::{Arguments, Command, Output};
+use crate::{operator, output};
 
 /// What most commands need: a deployment, opened.
 pub(crate) struct Deployment {
@@ -33,6 +40,27 @@ impl Deployment {
         let keys = KeyStore::new(config.sections.data.keys.clone());
         Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
     }
+
+    /// Records a command in the audit. Only then may it be carried out.
+    pub(crate) async fn record(
+        &self,
+        action: Action,
+        device: Option<DeviceId>,
+        reason: &str,
+        detail: &str,
+    ) -> Result<()> {
+        let row = NewRow {
+            at: self.engines.clock().now(),
+            actor: operator::name(),
+            action,
+            device,
+            reason: reason.to_owned(),
+            detail: output::printable(detail.to_owned()),
+        };
+        let recorded = self.engines.audit().append(row).await;
+        recorded.context("the command could not be recorded, so nothing was done")?;
+        Ok(())
+    }
 }
 
 /// Carries out what was said.
@@ -46,6 +74,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Queues => queues::run(&open()?).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
         Command::Audit(audit) => return audit::run(&open()?, audit).await,
+        Command::Keys(keys) => keys::run(&open()?, keys).await?,
+        Command::Root(root) => root::run(&open()?, root).await?,
+        Command::Vault(vault) => return vault::run(&open()?, vault).await,
         Command::Config(config) => return config::run(&arguments, config),
     }
     Ok(ExitCode::SUCCESS)

@@ -63,7 +63,7 @@ pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
     telemetry::start_logs_to_file(&config.sections.logs, &folder.join("demo.log"))?;
     say!("A throw-away deployment in {}; its log is demo.log.", folder.display());
     let host = shell::host(config)?;
-    shell::stop_on_signals(host.stop.clone())?;
+    shell::obey_signals(&host)?;
     let plant = Plant::start(host.clone()).await?;
     say!(
         "The device API is at http://{}. Making {devices} devices with RSA keys of their own …",

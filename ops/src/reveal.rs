@@ -40,6 +40,8 @@ struct Wanted {
     account: String,
     standing: Option<Standing>,
     former_key: bool,
+    /// Where the vault has it, in the vault's own words; None where the ledger is to say.
+    vault_ref: Option<String>,
 }
 
 impl Look<'_> {
@@ -65,13 +67,16 @@ impl Look<'_> {
         let entries = self.vault.history(device).await?;
         let entry = entries.into_iter().find(|entry| entry.version == version);
         let unknown = || Failure::NotFound(format!("{version}: the device has no such version"));
-        let lane = entry.ok_or_else(unknown)?.lane;
+        // The ledger may have been restored from before it knew the version; the vault has its own words for it.
+        let keyturn_ports::vault::Entry { lane, vault_ref, .. } = entry.ok_or_else(unknown)?;
         let known = lanes.iter().find(|one| one.key.id() == lane);
         let account = known.map(|lane| lane.about.account_name.to_string()).unwrap_or_default();
         let candidate =
             known.and_then(|lane| lane.candidates().into_iter().find(|one| one.version == version));
         let standing = candidate.map(|candidate| candidate.standing);
-        self.show(device, vec![Wanted { version, lane, account, standing, former_key: false }]).await
+        let vault_ref = Some(vault_ref);
+        self.show(device, vec![Wanted { version, lane, account, standing, former_key: false, vault_ref }])
+            .await
     }
 
     async fn show(&self, device: DeviceId, wanted: Vec<Wanted>) -> Result<Vec<Revealed>> {
@@ -105,9 +110,12 @@ impl Look<'_> {
     }
 
     async fn read(&self, wanted: Wanted) -> Result<Revealed> {
-        let Wanted { version, lane, account, standing, former_key } = wanted;
+        let Wanted { version, lane, account, standing, former_key, vault_ref } = wanted;
         let missing = || format!("the vault does not have version {version}; restore it from a backup");
-        let vault_ref = self.engines.ledger_reader().vault_ref(version).await?.with_context(missing)?;
+        let vault_ref = match vault_ref {
+            Some(vault_ref) => vault_ref,
+            None => self.engines.ledger_reader().vault_ref(version).await?.with_context(missing)?,
+        };
         let password = self.vault.read(lane, version, &vault_ref).await?.with_context(missing)?;
         Ok(Revealed { version, account, standing, former_key, password })
     }
@@ -121,6 +129,7 @@ fn wanted(lane: &Lane, former_key: bool) -> impl Iterator<Item = Wanted> {
         account: account.clone(),
         standing: Some(candidate.standing),
         former_key,
+        vault_ref: None,
     })
 }
 

@@ -8,7 +8,7 @@ use keyturn_notifier::Notifier;
 use keyturn_ports::vault::Vault;
 use keyturn_rotator::Rotator;
 use keyturn_service::host::Host;
-use keyturn_service::keys::KeyError;
+use keyturn_service::keys::{KeyError, KeyStore};
 use keyturn_service::queues::QueueName;
 use keyturn_service::shell::StartError;
 use keyturn_validator::Validator;
@@ -43,13 +43,11 @@ impl Roles {
                 depth: section.depth,
             },
             admission: config.admission.clone(),
-            key_set: keys.key_set()?,
         };
-        let keys = keyturn_ingress::Keys {
-            nonces: keys.nonces()?,
-            stamps: keys.stamps()?,
-            tickets: keys.tickets()?,
-        };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, tickets) = (keys.nonces()?, keys.stamps()?, keys.tickets()?);
+            Ok(keyturn_ingress::Keys { nonces, stamps, tickets, key_set: keys.key_set()? })
+        })?;
         let ports = keyturn_ingress::Ports {
             intake: engines.intake(),
             queue: engines.queue(),
@@ -67,17 +65,16 @@ impl Roles {
             join_types: config.join_types,
             freshness: config.freshness,
         };
-        let keys = keyturn_validator::Keys {
-            nonces: keys.nonces()?,
-            stamps: keys.stamps()?,
-            findings: keys.findings()?,
-        };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);
+            Ok(keyturn_validator::Keys { nonces, stamps, findings })
+        })?;
         Ok(Validator::new(settings, keys, engines.directory(), engines.clock()))
     }
 
     /// The rotator, on the deployment's vault.
     pub fn rotator(&self) -> Result<Rotator, KeyError> {
-        self.rotator_on(self.host.engines.vault(self.host.keys.vault()?))
+        self.rotator_on(self.host.engines.vault(self.host.keys.live(KeyStore::vault)?))
     }
 
     /// The rotator, on a vault of the caller's.
@@ -90,12 +87,10 @@ impl Roles {
             finding_max_age: config.sections.trust.finding_max_age.0,
             result_ttl: config.sections.rotation.result_ttl.0,
         };
-        let keys = keyturn_rotator::Keys {
-            nonces: keys.nonces()?,
-            stamps: keys.stamps()?,
-            findings: keys.findings()?,
-            signing: Arc::new(keys.signing()?),
-        };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);
+            Ok(keyturn_rotator::Keys { nonces, stamps, findings, signing: Arc::new(keys.signing()?) })
+        })?;
         let ports =
             keyturn_rotator::Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault };
         Ok(Rotator::new(settings, keys, ports, engines.clock(), engines.entropy()))

@@ -45,10 +45,10 @@ impl Inner {
 
     /// The answer to a message, on its way to the notifier.
     pub(crate) fn say(&self, judged: &Judged, answering: Answering, ready: Option<&Ready>) -> NewMessage {
-        let now = self.clock.now();
+        let (now, keys) = (self.clock.now(), self.keys.now());
         let speaker = Speaker {
             deployment: &self.settings.deployment,
-            key: &self.keys.signing,
+            key: &keys.signing,
             now,
             expires: now.plus(self.settings.result_ttl),
         };

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::DeviceId;
+use keyturn_domain::live::Live;
 use keyturn_domain::policies::Policies;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
@@ -70,7 +71,7 @@ pub struct Rotator(Arc<Inner>);
 /// What all of the rotator's steps share.
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Live<Keys>,
     pub(crate) ports: Ports,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
@@ -83,23 +84,22 @@ impl Rotator {
     /// A rotator.
     pub fn new(
         settings: Settings,
-        keys: Keys,
+        keys: impl Into<Live<Keys>>,
         ports: Ports,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        Self(Arc::new(Inner { settings, keys, ports, clock, entropy }))
+        Self(Arc::new(Inner { settings, keys: keys.into(), ports, clock, entropy }))
     }
 
     /// Reads and verifies a batch off the async threads.
     async fn judge_all(&self, batch: &[Leased]) -> Vec<Result<Judged, Handled>> {
         let (inner, owned) = (Arc::clone(&self.0), batch.to_vec());
         let judging = tokio::task::spawn_blocking(move || {
-            let now = inner.clock.now();
+            let (now, keys) = (inner.clock.now(), inner.keys.now());
             let Settings { freshness, finding_max_age, .. } = inner.settings;
-            let one = |leased: &Leased| {
-                judge(decode::<Found>(leased)?, &inner.keys, freshness, finding_max_age, now)
-            };
+            let one =
+                |leased: &Leased| judge(decode::<Found>(leased)?, &keys, freshness, finding_max_age, now);
             owned.iter().map(one).collect()
         });
         judging.await.unwrap_or_else(|error| {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyturn_rotator::{Keys, Ports, Rotator, Settings};
+use keyturn_service::keys::KeyStore;
 use keyturn_service::queues::QueueName;
 
 fn main() -> ExitCode {
@@ -19,14 +20,12 @@ fn main() -> ExitCode {
         let ports = Ports {
             ledger: engines.ledger(),
             reader: engines.ledger_reader(),
-            vault: engines.vault(keys.vault()?),
+            vault: engines.vault(keys.live(KeyStore::vault)?),
         };
-        let keys = Keys {
-            nonces: keys.nonces()?,
-            stamps: keys.stamps()?,
-            findings: keys.findings()?,
-            signing: Arc::new(keys.signing()?),
-        };
+        let keys = keys.live(|keys| {
+            let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);
+            Ok(Keys { nonces, stamps, findings, signing: Arc::new(keys.signing()?) })
+        })?;
         let rotator = Rotator::new(settings, keys, ports, engines.clock(), engines.entropy());
         host.work(QueueName::Findings, rotator).await;
         Ok(())

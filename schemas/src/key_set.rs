@@ -89,19 +89,28 @@ pub fn verify(
     if !named || !root.verifies(parts.signing_input.as_bytes(), &parts.signature) {
         return Err(KeySetError::Untrusted);
     }
-    let set: KeySet =
-        serde_json::from_slice(&parts.payload).map_err(|error| Malformed::Payload(error.to_string()))?;
-    let mut names: Vec<&str> = set.keys.iter().map(|key| key.kid.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.len() != set.keys.len() || !(1..=MAX_KEYS).contains(&names.len()) {
-        return Err(Malformed::Payload(format!("expected 1 to {MAX_KEYS} keys with different names")).into());
-    }
+    let set = payload(&parts.payload)?;
     if set.deployment != *deployment {
         return Err(KeySetError::Deployment);
     }
     if set.not_after <= now {
         return Err(KeySetError::Ended);
+    }
+    Ok(set)
+}
+
+/// What a key set says, for those who hand it on: nothing is known of who signed it.
+pub fn read(text: &str) -> Result<KeySet, KeySetError> {
+    Ok(payload(&jws::split::<Header>(text)?.payload)?)
+}
+
+fn payload(bytes: &[u8]) -> Result<KeySet, Malformed> {
+    let set: KeySet = serde_json::from_slice(bytes).map_err(|error| Malformed::Payload(error.to_string()))?;
+    let mut names: Vec<&str> = set.keys.iter().map(|key| key.kid.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() != set.keys.len() || !(1..=MAX_KEYS).contains(&names.len()) {
+        return Err(Malformed::Payload(format!("expected 1 to {MAX_KEYS} keys with different names")));
     }
     Ok(set)
 }

@@ -27,6 +27,7 @@ pub mod finding;
 pub mod security_id;
 
 pub mod outcome;
+pub mod recovery;
 pub mod result;
 pub mod seal;
 

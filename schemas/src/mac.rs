@@ -5,6 +5,7 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyturn_domain::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -63,6 +64,34 @@ pub(crate) struct RingKey {
     id: u8,
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Secret"))]
     secret: Zeroizing<String>,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::UnixMillis>"))]
+    added_ms: Option<UnixMillis>,
+    /// When another key took its place at the front. A second key without it has not sealed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::UnixMillis>"))]
+    sealed_until_ms: Option<UnixMillis>,
+}
+
+/// A key of a ring file, with what is noted about it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FiledKey {
+    /// Its number.
+    pub id: KeyId,
+    /// The secret.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// When it was made, if that was noted.
+    pub added: Option<UnixMillis>,
+    /// When another key took its place at the front. A second key without it has not sealed yet.
+    pub sealed_until: Option<UnixMillis>,
+}
+
+impl fmt::Debug for FiledKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, added, sealed_until, secret: _ } = self;
+        write!(f, "FiledKey({id:?}, added {added:?}, sealed until {sealed_until:?})")
+    }
 }
 
 impl KeyRing {
@@ -99,13 +128,26 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// Writes a ring file.
+/// Writes a ring file with nothing noted about its keys.
 pub fn format_secrets(kind: &str, secrets: &[NumberedSecret]) -> Zeroizing<String> {
-    let key = |(id, secret): &NumberedSecret| RingKey {
-        id: id.0,
-        secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_slice())),
+    let key = |(id, secret): &NumberedSecret| FiledKey {
+        id: *id,
+        secret: secret.clone(),
+        added: None,
+        sealed_until: None,
     };
-    let file = RingFile { kind: kind.to_owned(), keys: secrets.iter().map(key).collect() };
+    format_keys(kind, &secrets.iter().map(key).collect::<Vec<_>>())
+}
+
+/// Writes a ring file, the sealing key first.
+pub fn format_keys(kind: &str, keys: &[FiledKey]) -> Zeroizing<String> {
+    let key = |key: &FiledKey| RingKey {
+        id: key.id.0,
+        secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(key.secret.as_slice())),
+        added_ms: key.added,
+        sealed_until_ms: key.sealed_until,
+    };
+    let file = RingFile { kind: kind.to_owned(), keys: keys.iter().map(key).collect() };
     Zeroizing::new(serde_json::to_string_pretty(&file).unwrap_or_default() + "\n")
 }
 
@@ -114,6 +156,11 @@ pub type NumberedSecret = (KeyId, Zeroizing<[u8; 32]>);
 
 /// Reads the secrets of a ring file of this kind, the sealing one first.
 pub fn parse_secrets(kind: &'static str, text: &str) -> Result<Vec<NumberedSecret>, RingError> {
+    Ok(parse_keys(kind, text)?.into_iter().map(|key| (key.id, key.secret)).collect())
+}
+
+/// Reads the keys of a ring file of this kind with what is noted about them, the sealing one first.
+pub fn parse_keys(kind: &'static str, text: &str) -> Result<Vec<FiledKey>, RingError> {
     // The parser's own message may quote the text, and with it a key: say only where it stopped.
     let file: RingFile = serde_json::from_str(text)
         .map_err(|error| RingError::Syntax(format!("line {}, column {}", error.line(), error.column())))?;
@@ -126,7 +173,15 @@ pub fn parse_secrets(kind: &'static str, text: &str) -> Result<Vec<NumberedSecre
     if !(1..=2).contains(&file.keys.len()) || ids.len() != file.keys.len() || ids.contains(&0) {
         return Err(RingError::Count);
     }
-    file.keys.iter().map(|key| Ok((KeyId(key.id), secret(key)?))).collect()
+    let filed = |key: &RingKey| {
+        Ok(FiledKey {
+            id: KeyId(key.id),
+            secret: secret(key)?,
+            added: key.added_ms,
+            sealed_until: key.sealed_until_ms,
+        })
+    };
+    file.keys.iter().map(filed).collect()
 }
 
 fn secret(key: &RingKey) -> Result<Zeroizing<[u8; 32]>, RingError> {
@@ -238,6 +293,14 @@ mod tests {
     fn what_is_written_is_read() {
         let secrets = [(KeyId(2), Zeroizing::new([2; 32])), (KeyId(1), Zeroizing::new([1; 32]))];
         assert_eq!(parse_secrets("nonce", &format_secrets("nonce", &secrets)).unwrap(), secrets);
+        let noted = FiledKey {
+            id: KeyId(3),
+            secret: Zeroizing::new([3; 32]),
+            added: Some(UnixMillis(1)),
+            sealed_until: Some(UnixMillis(2)),
+        };
+        let text = format_keys("nonce", std::slice::from_ref(&noted));
+        assert_eq!(parse_keys("nonce", &text).unwrap(), [noted]);
     }
 
     #[test]

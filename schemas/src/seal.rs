@@ -50,18 +50,22 @@ pub enum SealError {
 impl Binding {
     /// The `info` of the seal.
     pub fn info(&self) -> Vec<u8> {
-        let parts: [&[u8]; 4] = [LABEL, self.rid.as_bytes(), self.lane.as_bytes(), self.version.as_bytes()];
-        let mut info = Vec::with_capacity(128);
-        for part in parts {
-            info.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
-            info.extend_from_slice(part);
-        }
-        info
+        info([LABEL, self.rid.as_bytes(), self.lane.as_bytes(), self.version.as_bytes()])
     }
 }
 
-/// Seals a password to `epk`.
-pub fn seal(password: &Password, binding: &Binding, epk: &EphemeralKey) -> Result<Sealed, SealError> {
+/// Parts of an `info`, each preceded by its length.
+pub(crate) fn info(parts: [&[u8]; 4]) -> Vec<u8> {
+    let mut info = Vec::with_capacity(128);
+    for part in parts {
+        info.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
+        info.extend_from_slice(part);
+    }
+    info
+}
+
+/// A password as it is sealed: of one size.
+pub(crate) fn pad(password: &Password) -> Result<Zeroizing<[u8; PADDED]>, SealError> {
     let secret = password.expose().as_bytes();
     if secret.is_empty() {
         return Err(SealError::Size);
@@ -71,6 +75,24 @@ pub fn seal(password: &Password, binding: &Binding, epk: &EphemeralKey) -> Resul
     let (head, body) = plain.split_at_mut(2);
     head.copy_from_slice(&length.to_be_bytes());
     body.get_mut(..secret.len()).ok_or(SealError::Size)?.copy_from_slice(secret);
+    Ok(plain)
+}
+
+/// The password in what [`pad`] made.
+pub(crate) fn unpad(plain: &[u8]) -> Result<Password, SealError> {
+    let (length, body) =
+        plain.split_first_chunk::<2>().filter(|_| plain.len() == PADDED).ok_or(SealError::Seal)?;
+    let (secret, padding) =
+        body.split_at_checked(u16::from_be_bytes(*length).into()).ok_or(SealError::Seal)?;
+    if secret.is_empty() || padding.iter().any(|byte| *byte != 0) {
+        return Err(SealError::Seal);
+    }
+    Ok(Password::new(std::str::from_utf8(secret).map_err(|_| SealError::Seal)?.to_owned()))
+}
+
+/// Seals a password to `epk`.
+pub fn seal(password: &Password, binding: &Binding, epk: &EphemeralKey) -> Result<Sealed, SealError> {
+    let plain = pad(password)?;
     let key = HpkePublicKey(epk.as_bytes().to_vec());
     let (EncapsulatedSecret(enc), ct) = DH_KEM_X25519_HKDF_SHA256_AES_256
         .seal(&binding.info(), &[], plain.as_slice(), &key)
@@ -100,14 +122,7 @@ impl EphemeralSecret {
         let enc = EncapsulatedSecret(sealed.enc.clone());
         let plain = DH_KEM_X25519_HKDF_SHA256_AES_256.open(&enc, &binding.info(), &[], &sealed.ct, &self.0);
         let plain = Zeroizing::new(plain.map_err(|_| SealError::Seal)?);
-        let (length, body) =
-            plain.split_first_chunk::<2>().filter(|_| plain.len() == PADDED).ok_or(SealError::Seal)?;
-        let (secret, padding) =
-            body.split_at_checked(u16::from_be_bytes(*length).into()).ok_or(SealError::Seal)?;
-        if secret.is_empty() || padding.iter().any(|byte| *byte != 0) {
-            return Err(SealError::Seal);
-        }
-        Ok(Password::new(std::str::from_utf8(secret).map_err(|_| SealError::Seal)?.to_owned()))
+        unpad(&plain)
     }
 }
 

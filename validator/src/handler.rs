@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::join_type::JoinTypes;
+use keyturn_domain::live::Live;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
 use keyturn_ports::directory::{Answer, Directory};
@@ -44,7 +45,7 @@ pub struct Keys {
 /// The validator's handler.
 pub struct Validator {
     settings: Settings,
-    keys: Keys,
+    keys: Live<Keys>,
     directory: Arc<dyn Directory>,
     clock: Arc<dyn Clock>,
 }
@@ -58,20 +59,25 @@ struct Opened {
 
 impl Validator {
     /// A validator that asks `directory`.
-    pub fn new(settings: Settings, keys: Keys, directory: Arc<dyn Directory>, clock: Arc<dyn Clock>) -> Self {
-        Self { settings, keys, directory, clock }
+    pub fn new(
+        settings: Settings,
+        keys: impl Into<Live<Keys>>,
+        directory: Arc<dyn Directory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { settings, keys: keys.into(), directory, clock }
     }
 
     /// The finding about an opened message, on its way to the rotator.
-    fn find(&self, opened: Opened, answer: &Answer) -> Handled {
+    fn find(&self, opened: Opened, answer: &Answer, keys: &Keys) -> Handled {
         let Opened { envelope, message, signature_holds } = opened;
         let now = self.clock.now();
         let rules = Rules {
             deployment: &self.settings.deployment,
             join_types: self.settings.join_types,
             freshness: self.settings.freshness,
-            nonces: &self.keys.nonces,
-            stamps: &self.keys.stamps,
+            nonces: &keys.nonces,
+            stamps: &keys.stamps,
         };
         let stamp = envelope.data.stamp;
         let failed = first_failure(&message, signature_holds, &stamp, &answer.records, &rules, now);
@@ -97,7 +103,7 @@ impl Validator {
                     check = ?check, "device is refused");
             }
         }
-        let Some(finding) = self.keys.findings.seal(facts) else {
+        let Some(finding) = keys.findings.seal(facts) else {
             return Handled::failed(Failure::Engine("the finding key ring is empty".to_owned()));
         };
         let found = Found { jws: message.into_text(), stamp, finding };
@@ -109,6 +115,7 @@ impl Validator {
 #[async_trait]
 impl Handler for Validator {
     async fn handle(&self, batch: &[Leased]) -> Vec<Handled> {
+        let keys = self.keys.now();
         let opened = open_all(batch).await;
         let claimed = |opened: &Opened| opened.message.claims().common().device_id;
         let devices = opened.iter().flatten().map(claimed).collect();
@@ -116,7 +123,7 @@ impl Handler for Validator {
         let find = |opened: Result<Opened, Handled>| match opened {
             Err(handled) => handled,
             Ok(opened) => match answers.next() {
-                Some(Ok(answer)) => self.find(opened, &answer),
+                Some(Ok(answer)) => self.find(opened, &answer, &keys),
                 Some(Err(error)) => Handled::failed(Failure::from(&error)),
                 None => {
                     Handled::failed(Failure::Engine("the directory lost count of its answers".to_owned()))

@@ -13,7 +13,9 @@ fn main() -> ExitCode {
             join_types: config.join_types,
             freshness: config.freshness,
         };
-        let keys = Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? };
+        let keys = keys.live(|keys| {
+            Ok(Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? })
+        })?;
         let validator = Validator::new(settings, keys, engines.directory(), engines.clock());
         host.work(QueueName::Requests, validator).await;
         Ok(())

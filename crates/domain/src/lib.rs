@@ -27,3 +27,4 @@ pub mod network;
 pub mod ambient;
 pub mod clock;
 pub mod entropy;
+pub mod live;

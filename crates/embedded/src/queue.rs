@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
-use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
+use keyturn_ports::queue::{Backlog, Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::batch::Batch;
@@ -38,6 +38,30 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many of the messages that are not visible are looked at to say how many of them are leased.
 const LEASES_COUNTED: usize = 4096;
+
+#[async_trait]
+impl Backlog for Database {
+    async fn waiting(
+        &self,
+        queue: QueueName,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, String)>, Error> {
+        let after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        self.read("looking at what waits", move |connection| {
+            let sql = per_queue!(
+                queue,
+                "SELECT id, body FROM queue_bodies WHERE id IN (SELECT id FROM ",
+                " WHERE id > ?1 ORDER BY id LIMIT ?2) ORDER BY id"
+            );
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement
+                .query_map((after, rows::count(limit)), |row| Ok((rows::number(row, 0)?, row.get(1)?)))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
 
 #[async_trait]
 impl Queue for Database {

@@ -16,6 +16,11 @@ pub(crate) fn count(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// How many there are.
+pub(crate) fn length<T>(items: &[T]) -> u64 {
+    u64::try_from(items.len()).unwrap_or(u64::MAX)
+}
+
 /// The number by which the tables know a queue; the table `queue_counters` has the names beside them.
 pub(crate) fn queue_code(queue: QueueName) -> i64 {
     match queue {

@@ -3,14 +3,14 @@
 //! The file alone gives no password away. Only a process that was given [`MasterKeys`] can build a
 //! [`SealedVault`]; the others use the [`Database`] and cannot read a version whatever they do.
 
+mod keep;
 mod keys;
 mod rows;
 mod seal;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::live::Live;
 use keyturn_domain::password::Password;
 use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
@@ -29,19 +29,18 @@ const STORING: &str = "storing a password version";
 #[derive(Clone, Debug)]
 pub struct SealedVault {
     database: Database,
-    keys: Arc<MasterKeys>,
+    keys: Live<MasterKeys>,
 }
 
 impl SealedVault {
     /// The vault in `database`. The first of `keys` seals; all of them open.
-    pub fn new(database: Database, keys: MasterKeys) -> Self {
-        Self { database, keys: Arc::new(keys) }
+    pub fn new(database: Database, keys: impl Into<Live<MasterKeys>>) -> Self {
+        Self { database, keys: keys.into() }
     }
 
-    fn seal(&self, version: &NewVersion) -> Result<SealedVersion, Failure> {
+    fn seal(&self, keys: &MasterKeys, version: &NewVersion) -> Result<SealedVersion, Failure> {
         let bound = seal::bound_to(version.lane, version.version);
-        let sealed =
-            seal::seal(self.keys.first(), self.database.entropy(), &bound, version.password.expose())?;
+        let sealed = seal::seal(keys.first(), self.database.entropy(), &bound, version.password.expose())?;
         SealedVersion::new(version, sealed)
     }
 }
@@ -70,7 +69,7 @@ impl VaultReader for SealedVault {
                 format!("version {version} was made for another lane"),
             ));
         }
-        let opened = seal::open(&self.keys, &seal::bound_to(lane, version), &sealed);
+        let opened = seal::open(&self.keys.now(), &seal::bound_to(lane, version), &sealed);
         opened.map(Some).map_err(|failure| failure.during(READING))
     }
 
@@ -90,7 +89,8 @@ impl Vault for SealedVault {
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {
-        let sealed: Vec<_> = versions.iter().map(|version| self.seal(version)).collect();
+        let keys = self.keys.now();
+        let sealed: Vec<_> = versions.iter().map(|version| self.seal(&keys, version)).collect();
         let count = sealed.len();
         // The passwords are wiped before anything waits.
         drop(versions);

@@ -37,6 +37,10 @@ pub enum Action {
     HoldReleased,
     /// A device was added to or changed in the embedded directory.
     DirectoryChanged,
+    /// A key was made, put to use, taken away, or signed for.
+    KeysChanged,
+    /// Versions were put back into the vault from the recovery log.
+    VaultRecovered,
     /// Dead letters were put back on their way.
     DeadLettersReplayed,
 }

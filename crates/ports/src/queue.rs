@@ -153,6 +153,19 @@ pub struct Depth {
     pub dead: u64,
 }
 
+/// Looking at what waits, without taking it.
+#[async_trait]
+pub trait Backlog: Send + Sync {
+    /// The bodies of at most `limit` messages on `queue`, leased or not, in the order of their numbers, after
+    /// number `after`.
+    async fn waiting(
+        &self,
+        queue: QueueName,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, String)>, Error>;
+}
+
 /// The queues of a deployment.
 ///
 /// - A message is delivered at least once, possibly several times at once, in any order.

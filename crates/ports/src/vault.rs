@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
+use serde::Serialize;
 
 use crate::Error;
 
@@ -74,4 +75,50 @@ pub trait Vault: VaultReader {
 
     /// Stores versions. The answers are in the order of `versions`; one that fails does not fail the others.
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>>;
+}
+
+/// How many versions are sealed under which master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Census {
+    /// For each key the vault was opened with, in their order.
+    pub under: Vec<u64>,
+    /// Under keys that it was not opened with.
+    pub unknown: u64,
+}
+
+/// A page of versions that were opened to see whether they can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Where the next page begins; None when there is nothing left.
+    pub last: Option<u64>,
+    /// How many were looked at.
+    pub opened: u64,
+    /// Those that cannot be opened.
+    pub damaged: Vec<VersionId>,
+}
+
+/// A page of versions that were sealed anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resealed {
+    /// Where the next page begins; None when there is nothing left.
+    pub last: Option<u64>,
+    /// How many were sealed anew; the others were under the first key already.
+    pub resealed: u64,
+    /// Those that cannot be opened, and stay as they are.
+    pub damaged: Vec<VersionId>,
+}
+
+/// Looking after the master keys of a vault that keeps its own. Passwords do not leave it. Pages are in the order
+/// in which versions were stored, so that one stored meanwhile is met at the end.
+#[async_trait]
+pub trait VaultKeeper: Send + Sync {
+    /// How many versions are sealed under which master key.
+    async fn census(&self) -> Result<Census, Error>;
+
+    /// Opens at most `limit` versions after `after`, each against its lane and version.
+    async fn check(&self, after: u64, limit: usize) -> Result<Checked, Error>;
+
+    /// Seals at most `limit` versions after `after` anew under the key that seals. Durable when it returns; a
+    /// version sealed under that key already stays as it is, so that repeats and resumed runs are harmless.
+    async fn reseal(&self, after: u64, limit: usize) -> Result<Resealed, Error>;
 }

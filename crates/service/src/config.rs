@@ -19,7 +19,7 @@ use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
     Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections,
-    Tls, Trust, Workers,
+    Tls, Trust, Vault, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -97,11 +97,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let tls = &mut self.ingress.tls;
+        let (tls, vault) = (&mut self.ingress.tls, &mut self.vault);
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
+            .chain([&mut vault.recovery_log, &mut vault.recovery_key].into_iter().flatten())
     }
 
     /// Types every value and checks them together.
@@ -131,7 +132,7 @@ impl Sections {
 
     /// Settings that are fine alone and wrong together, or outside their bounds.
     fn contradictions(&self) -> Vec<String> {
-        let Self { ingress, workers, trust, rotation, .. } = self;
+        let Self { ingress, workers, trust, rotation, vault, .. } = self;
         let loopback = ingress.listen.ip().is_loopback();
         let tls = (ingress.tls.certificate.is_some(), ingress.tls.key.is_some());
         let rules = [
@@ -139,6 +140,10 @@ impl Sections {
             (
                 !loopback && !tls.0,
                 "ingress.listen: an address other than loopback needs ingress.tls.certificate and ingress.tls.key",
+            ),
+            (
+                vault.recovery_log.is_some() != vault.recovery_key.is_some(),
+                "vault: recovery_log and recovery_key go together; give both or neither",
             ),
             (!(1..=64).contains(&ingress.name.len()), "ingress.name: must be 1 to 64 bytes"),
             (

@@ -5,23 +5,26 @@ use std::sync::Arc;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_domain::live::Live;
 use keyturn_embedded::{Database, MasterKeys, OpenError, OpenOptions, SealedVault};
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
-use keyturn_ports::queue::Queue;
+use keyturn_ports::queue::{Backlog, Queue};
 use keyturn_ports::results::{ResultReader, ResultWriter};
-use keyturn_ports::vault::Vault;
+use keyturn_ports::vault::{Vault, VaultKeeper};
 
 use crate::config::Config;
+use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
 /// the role may use and no more.
 #[derive(Clone)]
 pub struct Engines {
     database: Database,
+    recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -32,7 +35,10 @@ impl Engines {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
-        Ok(Self { database: Database::open(options)?, clock, entropy })
+        let vault = &config.sections.vault;
+        let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
+        let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
+        Ok(Self { database: Database::open(options)?, recovery, clock, entropy })
     }
 
     /// Time.
@@ -47,6 +53,11 @@ impl Engines {
 
     /// The queues.
     pub fn queue(&self) -> Arc<dyn Queue> {
+        Arc::new(self.database.clone())
+    }
+
+    /// What waits on the queues.
+    pub fn backlog(&self) -> Arc<dyn Backlog> {
         Arc::new(self.database.clone())
     }
 
@@ -100,8 +111,27 @@ impl Engines {
         Arc::new(self.database.clone())
     }
 
-    /// The vault, for whoever holds its keys.
-    pub fn vault(&self, keys: MasterKeys) -> Arc<dyn Vault> {
+    /// The vault, for whoever holds its keys, with its recovery log if there is one.
+    pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
+        let vault = self.vault_without_log(keys);
+        match self.recovery.clone() {
+            Some(log) => Arc::new(LoggedVault { vault, log, clock: self.clock() }),
+            None => vault,
+        }
+    }
+
+    /// The vault for those who put back what the recovery log has.
+    pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
+        Arc::new(SealedVault::new(self.database.clone(), keys))
+    }
+
+    /// The recovery log, if there is one.
+    pub fn recovery(&self) -> Option<&RecoveryLog> {
+        self.recovery.as_ref()
+    }
+
+    /// The vault's own keeper, for whoever holds its keys.
+    pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
         Arc::new(SealedVault::new(self.database.clone(), keys))
     }
 }

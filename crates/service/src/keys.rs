@@ -3,6 +3,11 @@
 //! A key is looked for in this order: the environment variable `KEYTURN_KEY_<KIND>` with the file's content, the
 //! systemd credential `<kind>.key`, the file `<kind>.key` in the key folder. On one shared database the key files
 //! are the boundary between roles, so a file that others can read is refused.
+//!
+//! [`KeyStore::live`] keeps what was made of the keys up to date while they are changed.
+
+mod reload;
+mod replace;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,12 +16,16 @@ use std::path::{Path, PathBuf};
 
 use keyturn_embedded::{MasterKey, MasterKeys};
 use keyturn_schemas::finding::FindingKeys;
-use keyturn_schemas::mac::{self, RingError};
+use keyturn_schemas::key_set::{self, KeySetError};
+use keyturn_schemas::mac::{self, FiledKey, RingError};
 use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::signing::{KeyFileError, SigningKey};
 use keyturn_schemas::stamp::StampKeys;
 use keyturn_schemas::ticket::TicketKeys;
 use zeroize::Zeroizing;
+
+pub use self::reload::LOOK;
+pub use self::replace::replace;
 
 /// The word for the vault's master keys in key files.
 pub const VAULT: &str = "vault";
@@ -27,11 +36,16 @@ pub const ROOT: &str = "root";
 /// The key set, signed by the root: not a secret.
 pub const KEY_SET_FILE: &str = "key-set.jws";
 
+/// Every file of a key folder that a running process may hold.
+const FILES: [&str; 7] =
+    ["nonce.key", "stamp.key", "ticket.key", "finding.key", "signing.key", "vault.key", KEY_SET_FILE];
+
 /// Where a process finds its keys.
 #[derive(Clone, Debug)]
 pub struct KeyStore {
     folder: PathBuf,
     credentials: Option<PathBuf>,
+    built: reload::Built,
 }
 
 /// A key that cannot be used.
@@ -69,6 +83,14 @@ pub enum KeyError {
         /// What is wrong.
         error: RingError,
     },
+    /// It is not a key set.
+    #[error("{}: it is not a key set: {error}; `keyturn root sign-keys` writes one", path.display())]
+    KeySet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: KeySetError,
+    },
     /// It is not a signing key of this kind.
     #[error("{source_name}: {error}")]
     Signing {
@@ -91,6 +113,7 @@ impl KeyStore {
         Self {
             folder,
             credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
+            built: reload::Built::default(),
         }
     }
 
@@ -136,11 +159,32 @@ impl KeyStore {
         self.signing_key(ROOT)
     }
 
-    /// The signed key set.
+    /// The signed key set. Its form is checked; its signature is for the agents to check, who hold the root.
     pub fn key_set(&self) -> Result<String, KeyError> {
         let path = self.folder.join(KEY_SET_FILE);
-        let text = fs::read_to_string(&path).map_err(|source| KeyError::Unreadable { path, source })?;
-        Ok(text.trim().to_owned())
+        let text = fs::read_to_string(&path)
+            .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
+        let text = text.trim().to_owned();
+        key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
+        Ok(text)
+    }
+
+    /// The keys of a ring file as they lie in the key folder, with what is noted about them.
+    pub fn filed(&self, kind: &'static str) -> Result<Vec<FiledKey>, KeyError> {
+        let path = self.path(kind);
+        let found = read(&path, kind)?;
+        mac::parse_keys(kind, &found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
+    }
+
+    /// A signing key in the file `name` of the key folder, if there is one.
+    pub fn signing_in(&self, name: &str) -> Result<Option<SigningKey>, KeyError> {
+        let found = match read(&self.folder.join(name), SIGNING) {
+            Err(KeyError::Missing { .. }) => return Ok(None),
+            found => found?,
+        };
+        SigningKey::parse(SIGNING, &found.text)
+            .map(Some)
+            .map_err(|error| KeyError::Signing { source_name: found.name, error })
     }
 
     fn ring<T>(

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod engines;
 pub mod keys;
+pub mod recovery;
 
 pub mod host;
 pub mod shell;

@@ -89,7 +89,7 @@ where
     let config = Config::load(&arguments.config)?;
     telemetry::start_logs(&config.sections.logs)?;
     let host = host(config)?;
-    stop_on_signals(host.stop.clone())?;
+    obey_signals(&host)?;
     let health = &host.config.sections.health;
     let configured = match name {
         "ingress" => &health.ingress,
@@ -130,9 +130,17 @@ pub async fn answer(
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT. A second one ends the process at once.
-pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
+/// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and
+/// from time to time, key files are looked at again.
+pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut hangup, keys, stop) = (signal(SignalKind::hangup())?, host.keys.clone(), host.stop.clone());
+    tokio::spawn(host.keys.clone().watch(host.stop.clone()));
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            keys.hang_up();
+        }
+    });
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         info!("told to stop, finishing what is in hand");

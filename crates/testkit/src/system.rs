@@ -326,12 +326,12 @@ impl Parts<'_> {
             freshness: Freshness::default(),
             limits: self.limits,
             admission: self.admission.clone(),
-            key_set: "none".to_owned(),
         };
         let keys = keyturn_ingress::Keys {
             nonces: NonceKeys::new(ring(1)),
             stamps: StampKeys::new(ring(2)),
             tickets: TicketKeys::new(ring(3)),
+            key_set: "none".to_owned(),
         };
         let ports = keyturn_ingress::Ports {
             intake: self.faulty(self.database.clone()),

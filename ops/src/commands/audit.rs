@@ -51,8 +51,10 @@ fn word(action: Action) -> &'static str {
     match action {
         Action::SecretGet => "password revealed",
         Action::RotationForced => "rotation asked for",
+        Action::KeysChanged => "keys changed",
         Action::LaneClosed => "lane closed",
         Action::HoldReleased => "hold released",
+        Action::VaultRecovered => "vault recovered",
         Action::DirectoryChanged => "directory changed",
         Action::DeadLettersReplayed => "dead letters replayed",
     }

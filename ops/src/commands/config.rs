@@ -7,6 +7,7 @@ use keyturn_domain::policies::{Group, Policies, Policy};
 use keyturn_domain::span::Span;
 use keyturn_service::config::Config as Loaded;
 use keyturn_service::keys::{KeyError, KeyStore};
+use keyturn_service::recovery::RecoveryLog;
 
 use crate::cli::{Arguments, Config};
 use crate::output::say;
@@ -35,6 +36,18 @@ fn check(config: &Loaded) -> ExitCode {
     say!("ok      configuration");
     tell_policies(&config.policies);
     let mut problems = 0;
+    if let (Some(file), Some(key)) =
+        (&config.sections.vault.recovery_log, &config.sections.vault.recovery_key)
+    {
+        let log = RecoveryLog { file: file.clone(), key: key.clone(), required: true };
+        match log.key() {
+            Ok(_) => say!("ok      recovery log   {}", file.display()),
+            Err(error) => {
+                problems += 1;
+                say!("failed  recovery log   {error}");
+            }
+        }
+    }
     for (name, checked) in checks {
         match checked {
             Ok(()) => say!("ok      key            {name}"),

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use keyturn_domain::ids::{DeviceId, LaneId};
+use keyturn_domain::ids::LaneId;
 use keyturn_domain::join_type::JoinTypes;
-use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::audit::Action;
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord};
 use keyturn_schemas::certificate::DeviceCertificate;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
@@ -18,7 +18,6 @@ use super::{Deployment, show};
 use crate::cli::Device;
 use crate::failure::Failure;
 use crate::resolve::{self, Named};
-use crate::{operator, output};
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
     match command {
@@ -93,14 +92,14 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
 
 async fn put(deployment: &Deployment, records: Vec<DeviceRecord>, detail: &str) -> Result<()> {
     let device = records.first().filter(|_| records.len() == 1).map(|record| record.device_id);
-    record_command(deployment, Action::DirectoryChanged, device, "", detail).await?;
+    deployment.record(Action::DirectoryChanged, device, "", detail).await?;
     Ok(deployment.engines.directory_admin().put(records).await?)
 }
 
 async fn enable(deployment: &Deployment, device: &str, enabled: bool) -> Result<()> {
     let named = resolve::device(&deployment.engines, device).await?;
     let word = if enabled { "enabled" } else { "disabled" };
-    record_command(deployment, Action::DirectoryChanged, Some(named.id), "", word).await?;
+    deployment.record(Action::DirectoryChanged, Some(named.id), "", word).await?;
     if !deployment.engines.directory_admin().enable(named.id, enabled).await? {
         return Err(Failure::NotFound(format!("{}: the directory has no record of it", named.title())).into());
     }
@@ -117,7 +116,7 @@ async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &
         let mend = "`keyturn device show` lists them";
         return Err(Failure::NotFound(format!("{lane}: {} has no such lane; {mend}", named.title())).into());
     }
-    record_command(deployment, Action::LaneClosed, Some(named.id), reason, &format!("lane {lane}")).await?;
+    deployment.record(Action::LaneClosed, Some(named.id), reason, &format!("lane {lane}")).await?;
     deployment.engines.ledger_operator().close(named.id, lane, deployment.engines.clock().now()).await?;
     eprintln!("The lane is closed. What it had is among the older versions: `keyturn device history`.");
     Ok(())
@@ -126,7 +125,7 @@ async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &
 async fn release(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
     let named = resolve::device(&deployment.engines, device).await?;
     need_reason(reason)?;
-    record_command(deployment, Action::HoldReleased, Some(named.id), reason, "").await?;
+    deployment.record(Action::HoldReleased, Some(named.id), reason, "").await?;
     match deployment.engines.ledger_operator().release(named.id).await? {
         0 => eprintln!("{} was not held.", named.title()),
         _ => eprintln!("{} may rotate again.", named.title()),
@@ -144,36 +143,12 @@ fn need_reason(reason: &str) -> Result<()> {
 async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
     let named: Named = resolve::device(&deployment.engines, device).await?;
     need_reason(reason)?;
-    record_command(deployment, Action::RotationForced, Some(named.id), reason, "").await?;
+    deployment.record(Action::RotationForced, Some(named.id), reason, "").await?;
     let lanes =
         deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
     match lanes {
         0 => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
         _ => eprintln!("{} rotates at its next check-in.", named.title()),
     }
-    Ok(())
-}
-
-async fn record_command(
-    deployment: &Deployment,
-    action: Action,
-    device: Option<DeviceId>,
-    reason: &str,
-    detail: &str,
-) -> Result<()> {
-    let row = NewRow {
-        at: deployment.engines.clock().now(),
-        actor: operator::name(),
-        action,
-        device,
-        reason: reason.to_owned(),
-        detail: output::printable(detail.to_owned()),
-    };
-    deployment
-        .engines
-        .audit()
-        .append(row)
-        .await
-        .context("the command could not be recorded, so nothing was done")?;
     Ok(())
 }

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::cli::Init;
 
 /// How long a key set lasts. Agents refuse one that has ended, so it is renewed well before.
-const KEY_SET_LIFE: Duration = Duration::from_hours(24 * 730);
+pub(super) const KEY_SET_LIFE: Duration = Duration::from_hours(24 * 730);
 
 /// The file that agents are installed with.
 pub(crate) const ROOT_PUBLIC_FILE: &str = "root.pub.json";

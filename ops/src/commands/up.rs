@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     }
     telemetry::start_logs(&config.sections.logs)?;
     let host = shell::host(config)?;
-    shell::stop_on_signals(host.stop.clone())?;
+    shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
     let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
     let roles = Roles::new(host.clone());

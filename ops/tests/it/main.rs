@@ -5,4 +5,6 @@
 mod canary;
 mod cli;
 mod deployment;
+mod keys;
 mod processes;
+mod recovery;

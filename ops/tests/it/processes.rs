@@ -35,8 +35,8 @@ struct Role {
 }
 
 /// A device whose agent runs in this process; its account is a file.
-struct Device {
-    name: String,
+pub(crate) struct Device {
+    pub(crate) name: String,
     settings: Settings,
     accounts: Arc<FileAccounts>,
     accepted: Arc<Accepted>,
@@ -187,7 +187,7 @@ impl Drop for Role {
 }
 
 impl Device {
-    fn agent(&self) -> Agent {
+    pub(crate) fn agent(&self) -> Agent {
         let deps = Deps::system(Arc::clone(&self.accounts) as _).observed(Arc::clone(&self.accepted) as _);
         Agent::new(self.settings.clone(), deps).unwrap()
     }
@@ -200,16 +200,16 @@ impl Device {
         rows.iter().map(|row| (field(row, "standing"), field(row, "password"))).collect()
     }
 
-    fn accepts(&self, password: &str) -> bool {
+    pub(crate) fn accepts(&self, password: &str) -> bool {
         matches!(self.accounts.verify(&Password::new(password.to_owned())), Ok(Verdict::Accepted))
     }
 
-    fn invariant_shown(&self, deployment: &Deployment, round: usize) {
+    pub(crate) fn invariant_shown(&self, deployment: &Deployment, round: usize) {
         let shown = self.shown(deployment);
         assert!(shown.iter().any(|(_, password)| self.accepts(password)), "{} in round {round}", self.name);
     }
 
-    fn invariant_settled(&self, deployment: &Deployment) {
+    pub(crate) fn invariant_settled(&self, deployment: &Deployment) {
         for _ in 0..100 {
             let shown = self.shown(deployment);
             if shown.len() == 1 && shown[0].0 == "confirmed" && self.accepts(&shown[0].1) {
@@ -221,7 +221,7 @@ impl Device {
     }
 }
 
-fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Device {
+pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Device {
     let name = format!("LAB-{number:02}");
     let Registration { id, key, certificate } = register();
     let registration = Registration { id, key, certificate };
@@ -278,7 +278,7 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -67,6 +67,11 @@ impl MasterKeys {
         &self.first
     }
 
+    /// The names of all keys, the one that seals first.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &KeyId> {
+        std::iter::once(&self.first).chain(&self.others).map(MasterKey::id)
+    }
+
     pub(super) fn find(&self, id: KeyId) -> Option<&MasterKey> {
         std::iter::once(&self.first).chain(&self.others).find(|key| *key.id() == id)
     }

@@ -50,6 +50,9 @@ pub struct Sections {
     /// What passwords are made of.
     #[config(nested)]
     pub password: Password,
+    /// What the vault does beside keeping versions.
+    #[config(nested)]
+    pub vault: Vault,
     /// How workers take their work.
     #[config(nested)]
     pub workers: Workers,
@@ -311,6 +314,20 @@ pub struct PolicyEntry {
     pub separator: Option<String>,
     /// See [`Rotation`].
     pub update_frequency: Option<Span>,
+}
+
+/// What the vault does beside keeping versions.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Vault {
+    /// Every version is written to this file as well, sealed to recovery_key. Put it on another disk, in a folder
+    /// of that disk, and write it to the backups without end: nothing is ever removed from it.
+    pub recovery_log: Option<PathBuf>,
+    /// The public key that `keyturn vault recovery-key` wrote. Its secret half belongs offline.
+    pub recovery_key: Option<PathBuf>,
+    /// Whether a version that cannot be written to the log is not given out.
+    #[config(default = true)]
+    pub recovery_required: bool,
 }
 
 /// How workers take their work.

@@ -1,0 +1,100 @@
+//! `keyturn vault`: the master keys and what they seal.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use keyturn_domain::ids::VersionId;
+use keyturn_ports::audit::Action;
+use keyturn_ports::vault::{Census, VaultKeeper};
+use keyturn_service::keys::VAULT;
+use serde::Serialize;
+
+use super::{Deployment, recover};
+use crate::cli::Vault;
+use crate::output;
+
+/// Versions are worked off in pages of this many: a page is one commit, and others write in between.
+const PAGE: usize = 128;
+
+pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<ExitCode> {
+    match command {
+        Vault::Rekey => rekey(deployment).await,
+        Vault::Verify => verify(deployment).await,
+        Vault::RecoveryKey { out } => recover::make_key(out),
+        Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
+    }
+}
+
+async fn rekey(deployment: &Deployment) -> Result<ExitCode> {
+    let keeper = deployment.engines.vault_keeper(deployment.keys.vault()?);
+    let front = deployment.keys.filed(VAULT)?.first().map_or(0, |key| key.id.0);
+    deployment.record(Action::KeysChanged, None, "", &format!("sealing the vault under key {front}")).await?;
+    let progress = progress(&keeper.census().await?);
+    let (mut after, mut resealed, mut damaged) = (0, 0, Vec::new());
+    loop {
+        let page = keeper.reseal(after, PAGE).await?;
+        resealed += page.resealed;
+        damaged.extend(page.damaged);
+        let Some(last) = page.last else { break };
+        progress.inc(u64::try_from(PAGE).unwrap_or(0));
+        after = last;
+    }
+    progress.finish_and_clear();
+    eprintln!("{resealed} versions are sealed anew under key {front}.");
+    Ok(tell(&damaged))
+}
+
+#[derive(Serialize)]
+struct Count {
+    key: String,
+    versions: u64,
+}
+
+async fn verify(deployment: &Deployment) -> Result<ExitCode> {
+    let keeper = deployment.engines.vault_keeper(deployment.keys.vault()?);
+    let census = keeper.census().await?;
+    let damaged = open_all(&*keeper, &progress(&census)).await?;
+    let keys = deployment.keys.filed(VAULT)?;
+    let mut counts: Vec<Count> = keys
+        .iter()
+        .zip(&census.under)
+        .map(|(key, versions)| Count { key: key.id.0.to_string(), versions: *versions })
+        .collect();
+    if census.unknown > 0 {
+        counts.push(Count { key: "unknown".to_owned(), versions: census.unknown });
+    }
+    let cells = counts.iter().map(|count| [count.key.clone(), count.versions.to_string()]);
+    output::table(deployment.output, ["KEY", "VERSIONS"], cells, &counts)?;
+    Ok(tell(&damaged))
+}
+
+async fn open_all(keeper: &dyn VaultKeeper, progress: &ProgressBar) -> Result<Vec<VersionId>> {
+    let (mut after, mut damaged) = (0, Vec::new());
+    loop {
+        let page = keeper.check(after, PAGE).await?;
+        progress.inc(page.opened);
+        damaged.extend(page.damaged);
+        let Some(last) = page.last else { break };
+        after = last;
+    }
+    progress.finish_and_clear();
+    Ok(damaged)
+}
+
+fn tell(damaged: &[VersionId]) -> ExitCode {
+    for version in damaged {
+        eprintln!("keyturn: version {version} cannot be opened with the master keys there are");
+    }
+    if damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(6) }
+}
+
+/// On stderr, and only on a terminal.
+fn progress(census: &Census) -> ProgressBar {
+    let style = ProgressStyle::with_template("{pos}/{len} versions {bar:30} {eta}");
+    let bar = ProgressBar::new(census.under.iter().sum::<u64>() + census.unknown);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
