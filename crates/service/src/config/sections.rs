@@ -15,7 +15,7 @@ use serde::Deserialize;
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Sections {
-    /// Policies of groups of devices, beside the one of [password] and [rotation] below. The first one that fits a
+    /// Policies of groups of devices, beside the one of the sections password and rotation below. The first one that fits a
     /// device is its policy; what it does not say is as below. They stand at the end of this file, like this:
     ///
     ///     [[policy]]
