@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// The vault's seals.
     #[command(subcommand)]
     Vault(Vault),
+    /// What happened on devices.
+    #[command(subcommand)]
+    Events(Events),
     /// The configuration.
     #[command(subcommand)]
     Config(Config),
@@ -282,6 +285,23 @@ pub(crate) enum Audit {
     },
     /// Check that no row was changed, added or taken out.
     Verify,
+    /// Print rows as JSON lines, oldest first, with CloudLAPS's columns (CloudLAPSAudit) beside our own.
+    Export {
+        /// Only rows from this instant on, like 2026-11-22T00:00:00Z.
+        #[arg(long)]
+        since: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Events {
+    /// Print what happened on all devices as JSON lines, oldest first, with CloudLAPS's columns (CloudLAPSClient)
+    /// beside our own.
+    Export {
+        /// Only what happened from this instant on, like 2026-11-22T00:00:00Z.
+        #[arg(long)]
+        since: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ mod audit;
 mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
+mod export;
 pub(crate) mod init;
 mod keys;
 mod queues;
@@ -23,7 +24,7 @@ use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
 use keyturn_service::keys::KeyStore;
 
-use crate::cli::{Arguments, Command, Output};
+use crate::cli::{Arguments, Command, Events, Output};
 use crate::{operator, output};
 
 /// What most commands need: a deployment, opened.
@@ -77,6 +78,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Keys(keys) => keys::run(&open()?, keys).await?,
         Command::Root(root) => root::run(&open()?, root).await?,
         Command::Vault(vault) => return vault::run(&open()?, vault).await,
+        Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Config(config) => return config::run(&arguments, config),
     }
     Ok(ExitCode::SUCCESS)

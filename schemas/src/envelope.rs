@@ -179,6 +179,12 @@ pub fn rfc3339(at: UnixMillis) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| at.to_string(), |time| format!("{time:.3}"))
 }
 
+/// The instant that an RFC 3339 text names.
+pub fn parse_rfc3339(text: &str) -> Option<UnixMillis> {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok().map(UnixMillis)
+}
+
 /// A W3C trace context, version 00, lower case. It cannot hold anything else, so it is safe in a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {

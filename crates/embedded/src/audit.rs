@@ -47,6 +47,16 @@ impl AuditSink for Database {
         .await
     }
 
+    async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error> {
+        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+        self.read("reading the audit", move |connection| {
+            let mut statement = connection.prepare_cached(audit!("WHERE seq > ?1 ORDER BY seq LIMIT ?2"))?;
+            let found = statement.query_map((seq, rows::count(limit)), stored)?;
+            found.map(|row| row.map_err(Failure::from)?.public()).collect()
+        })
+        .await
+    }
+
     async fn verify(&self) -> Result<Verified, Error> {
         self.read("checking the audit", verify).await
     }

@@ -42,6 +42,13 @@ impl LedgerReader for Database {
         self.read("reading a timeline", move |connection| read::timeline(connection, device, limit)).await
     }
 
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, Event)>, Error> {
+        self.read("reading the facts of all devices", move |connection| {
+            read::events(connection, after, limit)
+        })
+        .await
+    }
+
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
         self.read("looking a version up", move |connection| read::vault_ref(connection, version)).await
     }

@@ -81,6 +81,9 @@ pub trait AuditSink: Send + Sync {
     /// At most `limit` rows, newest first.
     async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error>;
 
+    /// At most `limit` rows that come after `seq`, oldest first.
+    async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error>;
+
     /// Checks the whole chain.
     async fn verify(&self) -> Result<Verified, Error>;
 }

@@ -163,6 +163,9 @@ pub trait LedgerReader: Send + Sync {
     /// The last `limit` facts about a device, newest first.
     async fn timeline(&self, device: DeviceId, limit: usize) -> Result<Vec<Event>, Error>;
 
+    /// At most `limit` facts of all devices that come after the place `after`, oldest first, each with its place.
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, Event)>, Error>;
+
     /// Where the vault keeps a version.
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error>;
 

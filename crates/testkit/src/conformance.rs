@@ -61,6 +61,7 @@ macro_rules! conformance {
         $crate::conformance!(@cases audit, $subject, [
             rows_are_numbered_from_one,
             recent_rows_come_newest_first,
+            pages_come_oldest_first,
             an_untouched_chain_is_intact,
         ]);
     };
@@ -102,6 +103,7 @@ macro_rules! conformance {
             versions_belong_to_their_lane,
             a_commit_without_a_lane_takes_effect,
             timelines_are_newest_first,
+            facts_of_all_devices_are_paged,
             devices_are_paged,
             labels_are_found_in_any_case,
             forcing_reaches_open_lanes,

@@ -175,6 +175,10 @@ impl<E: LedgerReader> LedgerReader for Faulty<E> {
         self.faults.around(self.engine.timeline(device, limit), Err).await
     }
 
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, Event)>, Error> {
+        self.faults.around(self.engine.events(after, limit), Err).await
+    }
+
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
         self.faults.around(self.engine.vault_ref(version), Err).await
     }

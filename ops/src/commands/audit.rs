@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use keyturn_ports::audit::{Action, Row, Verified};
 
-use super::Deployment;
+use super::{Deployment, export};
 use crate::cli::{Audit, Output};
 use crate::output;
 use crate::output::say;
@@ -14,6 +14,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
     let audit = deployment.engines.audit();
     match command {
         Audit::List { limit } => list(deployment, &audit.recent(*limit).await?)?,
+        Audit::Export { since } => export::audit(deployment, since.as_deref()).await?,
         Audit::Verify => return verify(deployment, &audit.verify().await?),
     }
     Ok(ExitCode::SUCCESS)

@@ -129,6 +129,20 @@ fn older_versions_are_shown_on_request(deployment: &Deployment, device: &Device)
     assert_eq!(deployment.keyturn(&look).status.code(), Some(3));
     assert!(deployment.ok(&["device", "show", &device.name]).contains("closed"));
     deployment.ok(&[&look[..], &["--version", oldest]].concat());
+    let export = deployment.ok(&["audit", "export", "--since", "2026-01-01T00:00:00Z"]);
+    let rows: Vec<serde_json::Value> =
+        export.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let looked = |row: &&serde_json::Value| row["Action"] == "SecretGet" && row["Reason"] == "old backup";
+    let look_row = rows.iter().find(looked).unwrap();
+    assert_eq!(
+        (look_row["ComputerName"].as_str(), look_row["Result"].as_str()),
+        (Some(device.name.as_str()), Some("Success"))
+    );
+    let events = deployment.ok(&["events", "export"]);
+    let rotated =
+        events.lines().filter(|line| line.contains("\"PasswordRotationResult\":\"PasswordRotated\""));
+    assert!(rotated.count() > ROUNDS * DEVICES, "{events}");
+    assert_eq!(deployment.ok(&["audit", "export", "--since", "2999-01-01T00:00:00Z"]), "");
     let audit = deployment.ok(&["audit", "list"]);
     assert!(audit.contains("lane closed") && audit.contains("old backup"), "{audit}");
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::ledger::{Event, Happening, Loaded, Wanted};
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{commit, lanes, mark_of};
 use crate::failure::Failure;
@@ -68,17 +69,52 @@ pub(super) fn timeline(
     limit: usize,
 ) -> Result<Vec<Event>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT at, request, what, id FROM events WHERE device = ?1 ORDER BY id DESC LIMIT ?2",
+        "SELECT at, request, what, id, device FROM events WHERE device = ?1 ORDER BY id DESC LIMIT ?2",
     )?;
-    let mut found = statement.query((device.as_bytes(), rows::count(limit)))?;
-    let mut events = Vec::new();
-    while let Some(row) = found.next()? {
-        let (text, id): (String, i64) = (row.get(2)?, row.get(3)?);
-        let what: Happening =
-            serde_json::from_str(&text).map_err(|error| Failure::corrupt(format!("event {id}"), error))?;
-        events.push(Event { at: rows::time(row, 0)?, device, request: rows::request(row, 1)?, what });
+    let found = statement.query_map((device.as_bytes(), rows::count(limit)), EventText::of)?;
+    found.map(|text| Ok(text?.event()?.1)).collect()
+}
+
+/// Facts of all devices in the order in which they were stored.
+pub(super) fn events(
+    connection: &Connection,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Event)>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT at, request, what, id, device FROM events WHERE id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let found = statement.query_map((after, rows::count(limit)), EventText::of)?;
+    found.map(|text| text?.event()).collect()
+}
+
+/// A fact as it is stored, not yet read.
+struct EventText {
+    at: UnixMillis,
+    request: RequestId,
+    what: String,
+    id: u64,
+    device: DeviceId,
+}
+
+impl EventText {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            at: rows::time(row, 0)?,
+            request: rows::request(row, 1)?,
+            what: row.get(2)?,
+            id: rows::number(row, 3)?,
+            device: rows::device(row, 4)?,
+        })
     }
-    Ok(events)
+
+    fn event(self) -> Result<(u64, Event), Failure> {
+        let Self { at, request, what, id, device } = self;
+        let what: Happening =
+            serde_json::from_str(&what).map_err(|error| Failure::corrupt(format!("event {id}"), error))?;
+        Ok((id, Event { at, device, request, what }))
+    }
 }
 
 /// Where the vault keeps a version.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::audit::{Action, AuditSink, NewRow, Verified};
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
 
 use super::{Subject, sample};
 
@@ -47,6 +47,16 @@ pub async fn recent_rows_come_newest_first(subject: &impl Subject<Engine: AuditS
     let hashes: BTreeSet<&str> =
         recent.iter().map(|row| row.hash.as_str()).filter(|hash| digest(hash)).collect();
     assert_eq!(hashes.len(), recent.len());
+}
+
+/// Pages of rows come oldest first and do not overlap.
+pub async fn pages_come_oldest_first(subject: &impl Subject<Engine: AuditSink>) {
+    let audit = subject.engine();
+    append_all(audit).await;
+    let places = |rows: Vec<Row>| rows.into_iter().map(|row| row.seq).collect::<Vec<_>>();
+    assert_eq!(places(audit.after(0, 3).await.unwrap()), [1, 2, 3]);
+    assert_eq!(places(audit.after(3, 3).await.unwrap()), [4]);
+    assert!(audit.after(4, 3).await.unwrap().is_empty());
 }
 
 /// A chain nobody touched holds, from the empty one on.

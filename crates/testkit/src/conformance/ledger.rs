@@ -179,6 +179,18 @@ pub async fn timelines_are_newest_first(subject: &impl Subject<Engine: Ledger + 
     assert_eq!((newest.at, newest.device, newest.what), (as_told.at, as_told.device, as_told.what));
 }
 
+/// Facts of all devices come oldest first, and pages do not overlap.
+pub async fn facts_of_all_devices_are_paged(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let told = |n, of| Commit { events: vec![sample::event(of, n)], ..sample::effect(n) };
+    commit(engine, vec![told(1, 1), told(2, 2), told(3, 1)]).await;
+    let first = engine.events(0, 2).await.unwrap();
+    let rest = engine.events(first.last().unwrap().0, 2).await.unwrap();
+    let requests: Vec<_> = first.iter().chain(&rest).map(|(_, event)| event.request).collect();
+    assert_eq!(requests, [1, 2, 3].map(sample::request));
+    assert!(engine.events(rest.last().unwrap().0, 2).await.unwrap().is_empty());
+}
+
 /// Devices come in order and once each, however many lanes they have.
 pub async fn devices_are_paged(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
     let engine = subject.engine();
