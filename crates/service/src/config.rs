@@ -78,7 +78,9 @@ impl Config {
 
     /// A documented configuration file with every setting at its default.
     pub fn template() -> String {
-        confique::toml::template::<Sections>(confique::toml::FormatOptions::default())
+        let template = confique::toml::template::<Sections>(confique::toml::FormatOptions::default());
+        // Samples in the comments are fenced for the documentation, which would take them for Rust.
+        template.replace("# ```text\n", "").replace("# ```\n", "")
     }
 }
 

@@ -18,15 +18,17 @@ pub struct Sections {
     /// Policies of groups of devices, beside the one of the sections password and rotation below. The first one that fits a
     /// device is its policy; what it does not say is as below. They stand at the end of this file, like this:
     ///
-    ///   [[policy]]
-    ///   name = "kiosks"                  # a-z 0-9 -
-    ///   devices = ["3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11"]  # ids in the directory, and
-    ///   devices_file = "kiosks.txt"      # a file of more, one a line; read when a process starts
-    ///   host = ["KIOSK-*"]               # what the device says its name is
-    ///   os = ["Windows 11*"]             # what the device says it runs
-    ///   complexity = 6                   # these and length, alphabet, classes, words, separator: as in [password]
-    ///   words = 8
-    ///   update_frequency = "1d"          # as in [rotation]
+    /// ```text
+    ///     [[policy]]
+    ///     name = "kiosks"                  # a-z 0-9 -
+    ///     devices = ["3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11"]  # ids in the directory, and
+    ///     devices_file = "kiosks.txt"      # a file of more, one a line; read when a process starts
+    ///     host = ["KIOSK-*"]               # what the device says its name is
+    ///     os = ["Windows 11*"]             # what the device says it runs
+    ///     complexity = 6                   # these and length, alphabet, classes, words, separator: as in [password]
+    ///     words = 8
+    ///     update_frequency = "1d"          # as in [rotation]
+    /// ```
     ///
     /// Every criterion given has to fit. A device can say what it likes, so a policy with host or os must be at
     /// least as strong as the one below. docs/POLICY.md says more.
