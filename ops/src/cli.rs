@@ -205,8 +205,8 @@ pub(crate) enum Device {
     CloseLane {
         /// The device: its id, its name in the directory, or its serial number.
         device: String,
-        /// The lane, as `device show` names it.
-        #[arg(long)]
+        /// The lane, as `device show` names it. It may begin with a hyphen.
+        #[arg(long, allow_hyphen_values = true)]
         lane: String,
         /// Why, for the audit.
         #[arg(long)]
@@ -243,8 +243,8 @@ pub(crate) struct Reveal {
     /// Why, for the audit.
     #[arg(long)]
     pub(crate) reason: String,
-    /// An older version, as `device history` names it, instead of the candidates.
-    #[arg(long)]
+    /// An older version, as `device history` names it, instead of the candidates. It may begin with a hyphen.
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) version: Option<String>,
 }
 

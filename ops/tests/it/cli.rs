@@ -89,6 +89,16 @@ fn what_cannot_be_done_is_said_with_the_mend() {
     let device = register();
     deployment.add(&device, "LAB-07");
     fails(&deployment, &["reveal", "LAB-07", "--reason", "x"], 3, &["no password is known"]);
+    // Ids are base64url, and one in sixty-four begins with a hyphen.
+    let hyphen = "-fYdNFODTjvWU7o_KfPKDA";
+    fails(
+        &deployment,
+        &["reveal", "LAB-07", "--reason", "x", "--version", hyphen],
+        3,
+        &[hyphen, "no such version"],
+    );
+    let close = ["device", "close-lane", "LAB-07", "--lane", hyphen, "--reason", "x"];
+    fails(&deployment, &close, 3, &[hyphen, "no such lane"]);
     fails(&deployment, &["reveal", "LAB-07", "--reason", " "], 1, &["--reason must say why"]);
     fails(&deployment, &["device", "rotate-now", "LAB-07", "--reason", ""], 1, &["--reason must say why"]);
 }
