@@ -239,14 +239,10 @@ macro_rules! each {
     };
 }
 
-const BULK: [&str; 7] = [
+const BULK: [&str; 6] = [
     each!(
-        "queue_bodies (id, request, device, body)",
-        "n, randomblob(32), randomblob(16), hex(randomblob(512))"
-    ),
-    each!(
-        "queue_requests (id, visible_at, deliveries, failures, enqueued_at)",
-        "n, :now - :rows + n, 0, 0, :now - :rows + n"
+        "queue_requests (id, enqueued_at, request, device, body)",
+        "n, :now - :rows + n, randomblob(32), randomblob(16), hex(randomblob(512))"
     ),
     each!("accepted (nonce_ms, request)", "n + :now - :rows, randomblob(32)"),
     each!("effects (mark, request)", "randomblob(16), randomblob(32)"),

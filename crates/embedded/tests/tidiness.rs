@@ -69,7 +69,7 @@ async fn a_completed_message_leaves_nothing() {
         let leased = database.lease(QueueName::Requests, 1, Duration::from_mins(1)).await.unwrap().remove(0);
         database.settle(QueueName::Requests, vec![(leased.receipt, settlement)], Vec::new()).await.unwrap();
     }
-    for table in ["queue_requests", "queue_bodies", "queue_attempts", "dead_letters"] {
+    for table in ["queue_requests", "held_requests", "queue_attempts", "dead_letters"] {
         assert_eq!(rows(&database, table), 0, "{table}");
     }
 }

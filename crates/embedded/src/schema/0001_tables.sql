@@ -9,67 +9,85 @@ CREATE TABLE meta (
 -- The oldest release that may open this file, by the number of its newest schema.
 INSERT INTO meta (key, value) VALUES ('compatible_from', '1');
 
--- One row per queue: its name, and how much is in it, so that nobody has to count.
+-- One row per queue: its name, how much is in it, so that nobody has to count, and the number of the last message
+-- that was given out for the first time. Those after it are new: nobody has had them.
 CREATE TABLE queue_counters (
     queue INTEGER NOT NULL PRIMARY KEY,
     name  TEXT NOT NULL,
     total INTEGER NOT NULL,
-    dead  INTEGER NOT NULL
+    dead  INTEGER NOT NULL,
+    taken INTEGER NOT NULL
 ) STRICT;
 
-INSERT INTO queue_counters (queue, name, total, dead)
-VALUES (1, 'requests', 0, 0), (2, 'findings', 0, 0), (3, 'outcomes', 0, 0);
+INSERT INTO queue_counters (queue, name, total, dead, taken)
+VALUES (1, 'requests', 0, 0, 0), (2, 'findings', 0, 0, 0), (3, 'outcomes', 0, 0, 0);
 
--- One table per queue of what leasing and settling rewrite: small rows in the order in which they were sent.
--- `lease` is null while nobody has the message; `failures` is how many attempts queue_attempts has had of it.
+-- The messages of a queue in the order in which they were sent. A row is written once, and deleted once.
 CREATE TABLE queue_requests (
     id          INTEGER NOT NULL PRIMARY KEY,
-    visible_at  INTEGER NOT NULL,
-    lease       BLOB,
-    deliveries  INTEGER NOT NULL,
-    failures    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL
+    enqueued_at INTEGER NOT NULL,
+    request     BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    body        TEXT NOT NULL
 ) STRICT;
-
-CREATE INDEX queue_requests_by_visibility ON queue_requests (visible_at);
 
 CREATE TABLE queue_findings (
     id          INTEGER NOT NULL PRIMARY KEY,
-    visible_at  INTEGER NOT NULL,
-    lease       BLOB,
-    deliveries  INTEGER NOT NULL,
-    failures    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL
+    enqueued_at INTEGER NOT NULL,
+    request     BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    body        TEXT NOT NULL
 ) STRICT;
-
-CREATE INDEX queue_findings_by_visibility ON queue_findings (visible_at);
 
 CREATE TABLE queue_outcomes (
     id          INTEGER NOT NULL PRIMARY KEY,
-    visible_at  INTEGER NOT NULL,
-    lease       BLOB,
-    deliveries  INTEGER NOT NULL,
-    failures    INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL
+    enqueued_at INTEGER NOT NULL,
+    request     BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    body        TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX queue_outcomes_by_visibility ON queue_outcomes (visible_at);
-
--- What is written once and read once: the bodies of all queues. Their numbers are the messages' ids.
-CREATE TABLE queue_bodies (
-    id      INTEGER NOT NULL PRIMARY KEY,
-    request BLOB NOT NULL,
-    device  BLOB NOT NULL,
-    body    TEXT NOT NULL
+-- What leasing and settling rewrite: a small row for each message that has been given out, so as many as there are
+-- in work or waiting to be tried again. `lease` is null while nobody has the message; `failures` is how many
+-- attempts queue_attempts has had of it.
+CREATE TABLE held_requests (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    visible_at INTEGER NOT NULL,
+    lease      BLOB,
+    deliveries INTEGER NOT NULL,
+    failures   INTEGER NOT NULL
 ) STRICT;
+
+CREATE INDEX held_requests_by_visibility ON held_requests (visible_at);
+
+CREATE TABLE held_findings (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    visible_at INTEGER NOT NULL,
+    lease      BLOB,
+    deliveries INTEGER NOT NULL,
+    failures   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX held_findings_by_visibility ON held_findings (visible_at);
+
+CREATE TABLE held_outcomes (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    visible_at INTEGER NOT NULL,
+    lease      BLOB,
+    deliveries INTEGER NOT NULL,
+    failures   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX held_outcomes_by_visibility ON held_outcomes (visible_at);
 
 -- The last eight failed attempts at a message that is still on its queue.
 CREATE TABLE queue_attempts (
+    queue     INTEGER NOT NULL,
     message   INTEGER NOT NULL,
     attempt   INTEGER NOT NULL,
     failed_at INTEGER NOT NULL,
     error     TEXT NOT NULL,
-    PRIMARY KEY (message, attempt)
+    PRIMARY KEY (queue, message, attempt)
 ) STRICT, WITHOUT ROWID;
 
 -- AUTOINCREMENT: an operator's command names letters by id, so an id must never come to mean another letter.
