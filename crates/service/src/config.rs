@@ -168,6 +168,14 @@ impl Sections {
                 ingress.admission.retry_after.0 + ingress.admission.retry_spread.0 > Duration::from_hours(1),
                 "ingress.admission: retry_after and retry_spread together must be at most 1h",
             ),
+            (
+                ingress.admission.pause.0 > Duration::from_secs(5),
+                "ingress.admission.pause: must be at most 5s; clients give up on an answer before long",
+            ),
+            (
+                ingress.admission.paused > tokio::sync::Semaphore::MAX_PERMITS,
+                "ingress.admission.paused: must be at most 2^61",
+            ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
@@ -213,6 +221,8 @@ impl Sections {
             polls_per_address: *polls_per_address,
             retry_after: admission.retry_after.0,
             retry_spread: admission.retry_spread.0,
+            pause: admission.pause.0,
+            paused: admission.paused,
             trusted_proxies: trusted_proxies?,
         })
     }

@@ -188,6 +188,12 @@ pub struct Admission {
     /// Over how much more time those who are turned away, with 429 or 503, are spread.
     #[config(default = "20s")]
     pub retry_spread: Span,
+    /// How long a 429 is held back, which slows down whoever sends on and on.
+    #[config(default = "1s")]
+    pub pause: Span,
+    /// How many are held back at once. Further ones are given at once, and their connections closed.
+    #[config(default = 512)]
+    pub paused: usize,
 }
 
 /// The server certificate.
