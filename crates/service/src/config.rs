@@ -266,4 +266,6 @@ fn note<T, E: std::fmt::Display>(problems: &mut Vec<String>, key: &str, value: R
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 mod canary;
 mod cli;
 mod deployment;
+mod hostile;
 mod keys;
 mod processes;
 mod recovery;

@@ -7,7 +7,7 @@ use keyturn_domain::password::PasswordPolicy;
 
 use super::*;
 
-fn load(text: &str) -> Result<Config, String> {
+pub(super) fn load(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keyturn.toml");
     fs::write(&file, text).unwrap();

@@ -96,7 +96,10 @@ impl Mark<'_> {
 pub(super) fn number(id: &str) -> Result<KeyId> {
     match id.parse() {
         Ok(number) => Ok(KeyId(number)),
-        Err(_) => bail!("«{id}»: the keys of a ring have numbers; `keyturn keys list` shows them"),
+        Err(_) => bail!(
+            "{}: the keys of a ring have numbers; `keyturn keys list` shows them",
+            crate::output::quoted(id)
+        ),
     }
 }
 
