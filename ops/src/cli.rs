@@ -252,7 +252,7 @@ pub(crate) struct Reveal {
 pub(crate) enum DeadLetters {
     /// List them, newest first.
     List {
-        /// Only those of this queue: requests, findings or outcomes.
+        /// Only those of this queue: requests, findings, outcomes or alarms.
         #[arg(long)]
         queue: Option<String>,
         /// At most this many.
@@ -264,7 +264,7 @@ pub(crate) enum DeadLetters {
         /// Its number.
         id: u64,
     },
-    /// Put them back on their way: at the validator, with every check made again.
+    /// Put them back on their way: at the validator, with every check made again; alarms to their webhook.
     Replay {
         /// Their numbers.
         #[arg(required = true)]

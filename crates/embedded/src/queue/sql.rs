@@ -8,6 +8,7 @@ macro_rules! per_queue {
             ::keyturn_ports::queue::QueueName::Requests => per_queue!(@join "queue_requests", $($part),+),
             ::keyturn_ports::queue::QueueName::Findings => per_queue!(@join "queue_findings", $($part),+),
             ::keyturn_ports::queue::QueueName::Outcomes => per_queue!(@join "queue_outcomes", $($part),+),
+            ::keyturn_ports::queue::QueueName::Alarms => per_queue!(@join "queue_alarms", $($part),+),
         }
     };
     (@join $table:literal, $before:literal, $after:literal) => {
