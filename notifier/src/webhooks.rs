@@ -140,7 +140,9 @@ impl Handler for Webhooks {
             });
         }
         let mut deliveries = JoinSet::new();
-        for (name, queue) in queues {
+        for (name, mut queue) in queues {
+            // Retries come back in any order; what is at hand at the same time goes out in the order it was raised in.
+            queue.sort_by_key(|delivery: &Delivery| delivery.envelope.data.at_ms);
             let inner = Arc::clone(&self.0);
             deliveries.spawn(async move { inner.deliver_all(&name, queue).await });
         }
@@ -258,12 +260,10 @@ fn tell(name: &WebhookName, envelope: &Envelope<AlarmRaised>, attempt: &Attempt)
     };
     metrics::counter!("keyturn_alarm_deliveries_total", "webhook" => name.to_string(), "outcome" => outcome)
         .increment(1);
-    match why {
-        None => info!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace,
-            "the alarm is delivered"),
-        Some(why) => {
-            warn!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace, error = why,
-            "the alarm is not delivered")
-        }
+    if let Some(why) = why {
+        warn!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace, error = why,
+            "the alarm is not delivered");
+    } else {
+        info!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace, "the alarm is delivered");
     }
 }
