@@ -261,9 +261,9 @@ fn tell(name: &WebhookName, envelope: &Envelope<AlarmRaised>, attempt: &Attempt)
     metrics::counter!("keyturn_alarm_deliveries_total", "webhook" => name.to_string(), "outcome" => outcome)
         .increment(1);
     if let Some(why) = why {
-        warn!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace, error = why,
+        warn!(webhook = %name, alarm.id = %event, device.id = %device, trace.id = trace, error = why,
             "the alarm is not delivered");
     } else {
-        info!(webhook = %name, event.id = %event, device.id = %device, trace.id = trace, "the alarm is delivered");
+        info!(webhook = %name, alarm.id = %event, device.id = %device, trace.id = trace, "the alarm is delivered");
     }
 }

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod alarms;
 mod canary;
 mod cli;
 mod deployment;
 mod keys;
 mod processes;
 mod recovery;
+mod rotations;
+mod runbook;
