@@ -131,8 +131,9 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
             Act::Hang => return stream.read_to_end(&mut Vec::new()).await.map(drop),
             Act::Flood => {
                 stream.write_all(b"HTTP/1.1 200 x\r\n\r\n").await?;
+                let body = vec![b'x'; 65_536];
                 loop {
-                    stream.write_all(&[b'x'; 65_536]).await?;
+                    stream.write_all(&body).await?;
                 }
             }
         };

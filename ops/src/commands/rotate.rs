@@ -108,10 +108,12 @@ async fn select(deployment: &Deployment, rotate: &RotateNow) -> Result<(String, 
     if let Some(file) = &rotate.file {
         let devices = listed(deployment, file).await?;
         let mut hash = Sha256::new();
-        devices.iter().for_each(|device| hash.update(device.as_bytes()));
+        for device in &devices {
+            hash.update(device.as_bytes());
+        }
         let digest: [u8; 32] = hash.finalize().into();
-        let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        return Ok((format!("a list with hash {short}"), devices));
+        let name = digest.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
+        return Ok((format!("list {name:016x}"), devices));
     }
     let (mut devices, mut after) = (Vec::new(), None);
     loop {

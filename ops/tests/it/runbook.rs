@@ -44,32 +44,13 @@ fn confirmed(world: &World, device: &Device) -> String {
     versions.iter().find(state).unwrap()["version"].as_str().unwrap().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_signing_key_is_replaced_and_so_is_every_password_since() {
-    let mut world = World::start().await;
-    let since = rfc3339(SystemClock.now());
-    world.round().await;
-    let settled =
-        |world: &World| world.devices.iter().for_each(|device| device.invariant_settled(&world.deployment));
-    settled(&world);
-    let before: Vec<String> = world.devices.iter().map(|device| confirmed(&world, device)).collect();
-    let lost = fs::read(world.deployment.path("data/keys/signing.key")).unwrap();
-    // The root is offline; here that is another folder.
-    let root = world.deployment.path("root.key");
-    fs::rename(world.deployment.path("data/offline/root.key"), &root).unwrap();
-
+/// Runs the page; returns what each command printed, without the waits, of which there must be three.
+fn follow(world: &World, filled_in: &BTreeMap<&str, String>) -> Vec<(String, String)> {
     let mut blocks = blocks().into_iter();
-    let filled_in: BTreeMap<&str, String> = [
-        ("KEYTURN_CONFIG", world.deployment.config().display().to_string()),
-        ("ROOT", root.display().to_string()),
-        ("LOST", "signing-1".to_owned()),
-        ("SINCE", since),
-    ]
-    .into();
-    let names: Vec<String> = blocks.next().unwrap();
-    let names = names.iter().map(|line| line.strip_prefix("export ").unwrap().split_once('=').unwrap().0);
+    let to_fill_in = blocks.next().unwrap();
+    let names =
+        to_fill_in.iter().map(|line| line.strip_prefix("export ").unwrap().split_once('=').unwrap().0);
     assert_eq!(names.collect::<Vec<_>>(), ["KEYTURN_CONFIG", "ROOT", "LOST", "SINCE"]);
-
     let (mut waits, mut said) = (0, Vec::new());
     for line in blocks.flatten() {
         if line.starts_with("sleep ") {
@@ -78,10 +59,60 @@ async fn a_lost_signing_key_is_replaced_and_so_is_every_password_since() {
             world.ingress.keys.look();
             world.workers.keys.look();
         } else {
-            said.push((run(&line, &filled_in), line));
+            said.push((run(&line, filled_in), line));
         }
     }
     assert_eq!((waits, said.len()), (3, 11), "{said:?}");
+    said
+}
+
+/// Whoever has the lost key answers in the rotator's place, and no agent takes what it says.
+async fn nobody_believes(world: &World, lost: &[u8]) {
+    let signing = world.deployment.path("data/keys/signing.key");
+    let new = fs::read(&signing).unwrap();
+    fs::write(&signing, lost).unwrap();
+    world.workers.keys.look();
+    for device in &world.devices {
+        let current = confirmed(world, device);
+        world.deployment.ok(&["device", "rotate-now", &device.name, "--reason", "forged"]);
+        let outcome = device.agent_waiting(Duration::from_secs(2)).once().await;
+        let history = world.deployment.ok(&["device", "history", &device.name]);
+        assert!(history.contains("pending"), "it was answered: {history}");
+        assert!(!outcome.as_ref().is_ok_and(keyturn_agent::Outcome::is_success), "{outcome:?}");
+        assert_eq!(confirmed(world, device), current, "{} keeps its password", device.name);
+        device.invariant_shown(&world.deployment, 0);
+    }
+    fs::write(&signing, &new).unwrap();
+    world.workers.keys.look();
+}
+
+/// Every device checks in, rotates, and has one confirmed password.
+async fn rotate_all(world: &World) {
+    for device in &world.devices {
+        assert!(device.agent().once().await.unwrap().is_success(), "{}", device.name);
+    }
+    for device in &world.devices {
+        device.invariant_settled(&world.deployment);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_signing_key_is_replaced_and_so_is_every_password_since() {
+    let world = World::start().await;
+    let since = rfc3339(SystemClock.now());
+    rotate_all(&world).await;
+    let before: Vec<String> = world.devices.iter().map(|device| confirmed(&world, device)).collect();
+    let lost = fs::read(world.deployment.path("data/keys/signing.key")).unwrap();
+    // The root is offline; here that is another folder.
+    let root = world.deployment.path("root.key");
+    fs::rename(world.deployment.path("data/offline/root.key"), &root).unwrap();
+    let filled_in = [
+        ("KEYTURN_CONFIG", world.deployment.config().display().to_string()),
+        ("ROOT", root.display().to_string()),
+        ("LOST", "signing-1".to_owned()),
+        ("SINCE", since),
+    ];
+    let said = follow(&world, &filled_in.into());
     let keys = &said[6].0;
     assert!(
         keys.contains("signing-2") && !keys.contains("signing-1") && keys.contains("key set 3"),
@@ -90,38 +121,15 @@ async fn a_lost_signing_key_is_replaced_and_so_is_every_password_since() {
     assert!(said[7].0.contains("3 devices with 3 open lanes would be asked"), "{said:?}");
     assert!(said[9].0.contains("3/3") && said[9].0.contains("0/3"), "{said:?}");
 
-    // One device at a time comes back and rotates, by results that the new key signed.
-    for device in &world.devices {
-        assert!(device.agent().once().await.unwrap().is_success(), "{}", device.name);
-    }
-    settled(&world);
+    rotate_all(&world).await;
     for (device, old) in world.devices.iter().zip(&before) {
         assert_ne!(confirmed(&world, device), *old, "{} has another version", device.name);
     }
-    let jobs: Vec<Value> =
-        serde_json::from_str(&world.deployment.ok(&["--output", "json", "device", "rotations"])).unwrap();
+    let jobs = world.deployment.ok(&["--output", "json", "device", "rotations"]);
+    let jobs: Vec<Value> = serde_json::from_str(&jobs).unwrap();
     assert_eq!((&jobs[0]["job"]["asked"], &jobs[0]["rotated"]), (&3.into(), &3.into()), "{jobs:?}");
 
-    // Whoever has the lost key answers in the rotator's place, and no agent takes what it says.
-    let signing = world.deployment.path("data/keys/signing.key");
-    let new = fs::read(&signing).unwrap();
-    fs::write(&signing, &lost).unwrap();
-    world.workers.keys.look();
-    for device in &world.devices {
-        let current = confirmed(&world, device);
-        world.deployment.ok(&["device", "rotate-now", &device.name, "--reason", "forged"]);
-        let outcome = device.agent_waiting(Duration::from_secs(2)).once().await;
-        let history = world.deployment.ok(&["device", "history", &device.name]);
-        assert!(history.contains("pending"), "it was answered: {history}");
-        assert!(!outcome.as_ref().is_ok_and(keyturn_agent::Outcome::is_success), "{outcome:?}");
-        assert_eq!(confirmed(&world, device), current, "{} keeps its password", device.name);
-        device.invariant_shown(&world.deployment, 0);
-    }
-    fs::write(&signing, &new).unwrap();
-    world.workers.keys.look();
-    for device in &world.devices {
-        assert!(device.agent().once().await.unwrap().is_success(), "{}", device.name);
-    }
-    settled(&world);
+    nobody_believes(&world, &lost).await;
+    rotate_all(&world).await;
     world.stop();
 }
