@@ -11,6 +11,7 @@ mod queues;
 mod recover;
 mod reveal;
 mod root;
+mod rotate;
 mod show;
 mod up;
 mod vault;

@@ -1,9 +1,11 @@
 //! Everything one message does, as one transaction.
 
 use keyturn_domain::ids::{EventId, RequestId};
-use keyturn_domain::lane;
+use keyturn_domain::lane::{self, LaneEvent};
 use keyturn_ports::ledger::{Commit, Happening, Issued, NewEvent, Stored};
 use keyturn_ports::queue::{NewMessage, QueueName};
+use keyturn_schemas::alarm::AlarmRaised;
+use keyturn_schemas::envelope::Envelope;
 use sha2::{Digest, Sha256};
 
 use crate::answer::{Said, Speaker};
@@ -33,14 +35,10 @@ impl Inner {
             request: wanted.request,
             what,
         };
-        Commit {
-            request: wanted.request,
-            mark: wanted.mark,
-            lane: act.lane,
-            issued,
-            events: (0..).zip(act.happenings).map(event).collect(),
-            outbox: vec![(QueueName::Outcomes, answer)],
-        }
+        let events: Vec<NewEvent> = (0..).zip(act.happenings).map(event).collect();
+        let alarms = events.iter().filter_map(|event| alarm(judged, event));
+        let outbox = std::iter::once((QueueName::Outcomes, answer)).chain(alarms).collect();
+        Commit { request: wanted.request, mark: wanted.mark, lane: act.lane, issued, events, outbox }
     }
 
     /// The answer to a message, on its way to the notifier.
@@ -59,6 +57,16 @@ impl Inner {
         };
         speaker.say(judged, &said)
     }
+}
+
+/// An alarm on its way out of the house. It is sent with the transaction that raises it, so there is neither an alarm
+/// that nobody sends nor one of something that never happened; its id is the event's, so repeats can be merged.
+fn alarm(judged: &Judged, event: &NewEvent) -> Option<(QueueName, NewMessage)> {
+    let Happening::Lane { lane, event: LaneEvent::AlarmRaised { alarm } } = &event.what else { return None };
+    let raised = AlarmRaised { event: event.id, at_ms: event.at, lane: *lane, alarm: *alarm, webhook: None };
+    let envelope = Envelope::new(event.request, event.device, "rotator", event.at, judged.trace, raised);
+    let message = NewMessage { request: event.request, device: event.device, body: envelope.to_json() };
+    Some((QueueName::Alarms, message))
 }
 
 /// The same for the same fact, so that a repeat is merged.

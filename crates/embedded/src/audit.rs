@@ -62,7 +62,8 @@ impl AuditSink for Database {
     }
 }
 
-fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
+/// Appends a row in a transaction that does what it records.
+pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
     let last = batch
         .prepare("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok((rows::number::<u64>(row, 0)?, row.get::<_, Hash>(1)?)))

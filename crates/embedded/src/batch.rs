@@ -18,7 +18,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) entropy: &'a dyn Entropy,
     /// Who is to be woken once it is committed.
     pub(crate) woken: Woken,
-    counts: [Count; 3],
+    counts: [Count; 4],
 }
 
 /// What a batch does to the row of a queue. Kept in memory until the end, so that a batch rewrites that row once,
@@ -34,7 +34,7 @@ struct Count {
 impl<'a> Batch<'a> {
     /// A batch on a connection whose transaction has begun.
     pub(crate) fn new(connection: &'a Connection, now: UnixMillis, entropy: &'a dyn Entropy) -> Self {
-        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 3] }
+        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 4] }
     }
 
     /// A statement, compiled once per connection.
@@ -84,11 +84,12 @@ impl<'a> Batch<'a> {
     }
 
     fn count_of(&mut self, queue: QueueName) -> &mut Count {
-        let [requests, findings, outcomes] = &mut self.counts;
+        let [requests, findings, outcomes, alarms] = &mut self.counts;
         match queue {
             QueueName::Requests => requests,
             QueueName::Findings => findings,
             QueueName::Outcomes => outcomes,
+            QueueName::Alarms => alarms,
         }
     }
 

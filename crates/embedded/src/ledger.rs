@@ -6,6 +6,7 @@
 mod commit;
 mod lanes;
 mod read;
+mod rotations;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, MessageMark, VersionId};

@@ -14,8 +14,11 @@ use crate::open::OpenError;
 pub(crate) const APPLICATION_ID: i32 = 0x4b54_524e;
 
 /// Each makes a file one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("schema/0001_tables.sql"), include_str!("schema/0002_known_keys.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema/0001_tables.sql"),
+    include_str!("schema/0002_known_keys.sql"),
+    include_str!("schema/0003_rotation_jobs.sql"),
+];
 
 /// Brings the file up to date, in one transaction. Two processes may open a new file at once: the second waits
 /// for the first and finds nothing left to do.

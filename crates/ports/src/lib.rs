@@ -15,6 +15,7 @@ pub mod queue;
 pub mod intake;
 pub mod ledger;
 pub mod results;
+pub mod rotations;
 
 pub mod directory;
 pub mod vault;

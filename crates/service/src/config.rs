@@ -1,5 +1,6 @@
 //! The configuration: one file for all roles, read once, checked as a whole.
 
+mod alarms;
 mod policies;
 mod sections;
 
@@ -12,14 +13,15 @@ use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::RotationPolicy;
 use keyturn_domain::network::{Network, NotANetwork};
 use keyturn_domain::policies::Policies;
+use keyturn_domain::webhook::AlarmPolicy;
 use keyturn_pipeline::settle::RetryPolicy;
 use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections,
-    Tls, Trust, Vault, Workers,
+    Admission, Alarms, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation,
+    Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -39,6 +41,10 @@ pub struct Config {
     pub admission: AdmissionPolicy,
     /// How workers take their work.
     pub workers: WorkerSettings,
+    /// Where alarms go.
+    pub alarms: AlarmPolicy,
+    /// How alarms are taken.
+    pub alarm_workers: WorkerSettings,
 }
 
 /// A configuration that cannot be used.
@@ -99,12 +105,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let (tls, vault) = (&mut self.ingress.tls, &mut self.vault);
+        let (tls, vault, alarms) = (&mut self.ingress.tls, &mut self.vault, &mut self.alarms);
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
-            .chain([&mut vault.recovery_log, &mut vault.recovery_key].into_iter().flatten())
+            .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
+            .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
     }
 
     /// Types every value and checks them together.
@@ -115,10 +122,15 @@ impl Sections {
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
+        let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
-        match (deployment, join_types, policies, admission) {
-            (Some(deployment), Some(join_types), Some(policies), Some(admission)) if problems.is_empty() => {
+        match (deployment, join_types, policies, admission, alarms) {
+            (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(alarms))
+                if problems.is_empty() =>
+            {
                 Ok(Config {
+                    alarms,
+                    alarm_workers: self.alarm_worker_settings(),
                     deployment,
                     join_types,
                     policies,

@@ -14,6 +14,7 @@ use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue};
 use keyturn_ports::results::{ResultReader, ResultWriter};
+use keyturn_ports::rotations::Rotations;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
 use crate::config::Config;
@@ -83,6 +84,11 @@ impl Engines {
 
     /// Commands of operators on the ledger.
     pub fn ledger_operator(&self) -> Arc<dyn LedgerOperator> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Jobs of forced rotations.
+    pub fn rotations(&self) -> Arc<dyn Rotations> {
         Arc::new(self.database.clone())
     }
 

@@ -24,6 +24,7 @@ pub mod intake;
 pub mod ledger;
 pub mod queue;
 pub mod results;
+pub mod rotations;
 pub mod sample;
 pub mod vault;
 
@@ -142,6 +143,14 @@ macro_rules! conformance {
             an_expired_result_is_absent,
             elements_are_judged_one_by_one,
             publication_resolves_when_a_result_is_published,
+        ]);
+    };
+    (rotations, $subject:ty) => {
+        $crate::conformance!(@cases rotations, $subject, [
+            a_job_is_read_as_begun,
+            steps_ask_each_device_once,
+            a_pace_is_kept,
+            devices_are_found_by_their_versions,
         ]);
     };
     (vault, $subject:ty) => {

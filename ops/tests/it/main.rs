@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod alarms;
 mod canary;
 mod cli;
 mod deployment;
@@ -9,3 +10,5 @@ mod hostile;
 mod keys;
 mod processes;
 mod recovery;
+mod rotations;
+mod runbook;

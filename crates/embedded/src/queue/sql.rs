@@ -9,6 +9,7 @@ macro_rules! per_queue {
             ::keyturn_ports::queue::QueueName::Requests => per_queue!(@join "requests", $($part),+),
             ::keyturn_ports::queue::QueueName::Findings => per_queue!(@join "findings", $($part),+),
             ::keyturn_ports::queue::QueueName::Outcomes => per_queue!(@join "outcomes", $($part),+),
+            ::keyturn_ports::queue::QueueName::Alarms => per_queue!(@join "alarms", $($part),+),
         }
     };
     (@join $name:literal, $first:expr) => {

@@ -20,7 +20,8 @@ CREATE TABLE queue_counters (
 ) STRICT;
 
 INSERT INTO queue_counters (queue, name, total, dead, taken)
-VALUES (1, 'requests', 0, 0, 0), (2, 'findings', 0, 0, 0), (3, 'outcomes', 0, 0, 0);
+VALUES (1, 'requests', 0, 0, 0), (2, 'findings', 0, 0, 0), (3, 'outcomes', 0, 0, 0),
+       (4, 'alarms', 0, 0, 0);
 
 -- The messages of a queue in the order in which they were sent. A row is written once, and deleted once.
 CREATE TABLE queue_requests (
@@ -40,6 +41,14 @@ CREATE TABLE queue_findings (
 ) STRICT;
 
 CREATE TABLE queue_outcomes (
+    id          INTEGER NOT NULL PRIMARY KEY,
+    enqueued_at INTEGER NOT NULL,
+    request     BLOB NOT NULL,
+    device      BLOB NOT NULL,
+    body        TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE queue_alarms (
     id          INTEGER NOT NULL PRIMARY KEY,
     enqueued_at INTEGER NOT NULL,
     request     BLOB NOT NULL,
@@ -79,6 +88,16 @@ CREATE TABLE held_outcomes (
 ) STRICT;
 
 CREATE INDEX held_outcomes_by_visibility ON held_outcomes (visible_at);
+
+CREATE TABLE held_alarms (
+    id         INTEGER NOT NULL PRIMARY KEY,
+    visible_at INTEGER NOT NULL,
+    lease      BLOB,
+    deliveries INTEGER NOT NULL,
+    failures   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX held_alarms_by_visibility ON held_alarms (visible_at);
 
 -- The last eight failed attempts at a message that is still on its queue.
 CREATE TABLE queue_attempts (

@@ -36,7 +36,7 @@ fn issued(n: u8) -> Issued {
 }
 
 /// A commit with everything in it.
-fn full(n: u8, lane: Lane, revision: u64) -> Commit {
+pub(super) fn full(n: u8, lane: Lane, revision: u64) -> Commit {
     Commit {
         issued: Some(issued(n)),
         events: vec![sample::event(1, n)],
