@@ -121,15 +121,16 @@ impl Roles {
         }
     }
 
-    /// Runs the workers of all roles in the background.
+    /// Runs the workers of all roles in the background, and what looks after the store.
     pub fn work(&self) -> Result<Vec<JoinHandle<()>>, KeyError> {
         let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
-        let hosts = [self.host.clone(), self.host.clone(), self.host.clone()];
-        let [one, two, three] = hosts;
+        let hosts = [self.host.clone(), self.host.clone(), self.host.clone(), self.host.clone()];
+        let [one, two, three, tending] = hosts;
         Ok(vec![
             tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
             tokio::spawn(async move { two.work(QueueName::Findings, rotator).await }),
             tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
+            tokio::spawn(async move { tending.tend().await }),
         ])
     }
 }

@@ -18,14 +18,17 @@ impl Inner {
         let now = self.clock.now();
         let wanted = plan::wanted(judged);
         let answer = self.say(judged, act.reply, ready.as_ref());
-        let issued = ready.and_then(|ready| ready.issued);
+        let made = ready.and_then(|ready| ready.issued);
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
-            (act.reply, act.lane.as_mut(), issued.as_ref())
+            (act.reply, act.lane.as_mut(), made.as_ref())
         {
             let policy = self.settings.policies.choose(value.key.device, &value.about);
             let event = lane::minted(value, *version, reason, &policy.rotation, now);
             act.happenings.push(Happening::Lane { lane: wanted.lane, event });
         }
+        // A version made for this message by a worker that died is among those found, too.
+        let mut issued = act.found;
+        issued.extend(made.filter(|made| issued.iter().all(|found| found.version != made.version)));
         let event = |(index, what): (u64, Happening)| NewEvent {
             id: event_id(wanted.request, index),
             at: now,
@@ -35,6 +38,7 @@ impl Inner {
         };
         Commit {
             request: wanted.request,
+            nonce: wanted.nonce,
             mark: wanted.mark,
             lane: act.lane,
             issued,

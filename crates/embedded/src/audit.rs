@@ -62,7 +62,7 @@ impl AuditSink for Database {
     }
 }
 
-fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
+pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
     let last = batch
         .prepare("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok((rows::number::<u64>(row, 0)?, row.get::<_, Hash>(1)?)))
@@ -88,7 +88,7 @@ fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
 }
 
 /// Walks the chain from its start. A row that cannot be read breaks it like one that was altered.
-fn verify(connection: &Connection) -> Result<Verified, Failure> {
+pub(crate) fn verify(connection: &Connection) -> Result<Verified, Failure> {
     let mut statement = connection.prepare_cached(audit!("ORDER BY seq"))?;
     let mut rows = statement.query([])?;
     let (mut previous, mut seq) = (START, 0);

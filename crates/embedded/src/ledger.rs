@@ -5,6 +5,7 @@
 
 mod commit;
 mod lanes;
+mod place;
 mod read;
 
 use async_trait::async_trait;
@@ -17,13 +18,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::batch::Batch;
 use crate::database::Database;
+use crate::epoch::Generation;
 use crate::writer::Durability;
 
 #[async_trait]
 impl LedgerReader for Database {
     async fn lanes(&self, device: DeviceId) -> Result<Vec<Lane>, Error> {
         self.read("reading the lanes of a device", move |connection| {
-            Ok(lanes::of_device(connection, device)?.into_iter().map(|stored| stored.value).collect())
+            let snapshot = connection.unchecked_transaction()?;
+            let generation = Generation::now(&snapshot)?;
+            Ok(lanes::of_device(&snapshot, device, generation)?
+                .into_iter()
+                .map(|stored| stored.value)
+                .collect())
         })
         .await
     }
@@ -51,6 +58,13 @@ impl LedgerReader for Database {
 
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error> {
         self.read("looking a version up", move |connection| read::vault_ref(connection, version)).await
+    }
+
+    async fn restored(&self) -> Result<Option<UnixMillis>, Error> {
+        self.read("asking when the ledger was restored", |connection| {
+            Ok(Generation::now(connection)?.restored)
+        })
+        .await
     }
 
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
@@ -119,9 +133,11 @@ impl Database {
     ) -> Result<usize, Error> {
         let change_all = move |batch: &mut Batch<'_>| {
             let mut changed = 0;
-            for mut stored in lanes::of_device(batch.connection(), device)? {
+            let generation = Generation::now(batch.connection())?;
+            for mut stored in lanes::of_device(batch.connection(), device, generation)? {
                 if change(&mut stored.value) {
-                    lanes::replace(batch, &stored)?;
+                    let known = lanes::known(batch.connection(), device, stored.value.key.id())?;
+                    lanes::replace(batch, &stored.value, &known, generation)?;
                     changed += 1;
                 }
             }
@@ -131,8 +147,11 @@ impl Database {
     }
 }
 
+/// The name under which an effect is remembered.
+type Mark = [u8; 16];
+
 /// The name under which an effect is remembered: half a hash is plenty, and keeps the rows small.
-fn mark_of((key, mark): &(KeyHash, MessageMark)) -> [u8; 16] {
+fn mark_of((key, mark): &(KeyHash, MessageMark)) -> Mark {
     let digest: [u8; 32] =
         Sha256::new_with_prefix(key.as_bytes()).chain_update(mark.as_bytes()).finalize().into();
     let mut half = [0; 16];

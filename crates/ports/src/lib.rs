@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod results;
 
 pub mod directory;
+pub mod upkeep;
 pub mod vault;
 
 pub mod audit;

@@ -8,3 +8,4 @@ mod deployment;
 mod keys;
 mod processes;
 mod recovery;
+mod restore;
