@@ -57,6 +57,11 @@ pub(crate) enum Command {
     /// The vault's seals.
     #[command(subcommand)]
     Vault(Vault),
+    /// Backups of the database, made and checked while everything runs.
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Put a backup in place of the database, while nothing runs. The one replaced is kept.
+    Restore(Restore),
     /// What happened on devices.
     #[command(subcommand)]
     Events(Events),
@@ -138,6 +143,34 @@ pub(crate) enum Vault {
         #[arg(long)]
         log: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Make a backup and check it. Everything else works on; the settings of [backup] say how fast it is.
+    Create {
+        /// The backup's file, which must not exist.
+        to: PathBuf,
+    },
+    /// Check a backup: every page, the schema, the vault against the ledger, the chain of the audit.
+    Verify {
+        /// The backup.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup.
+    #[arg(required_unless_present = "declare")]
+    pub(crate) backup: Option<PathBuf>,
+    /// Instead of a backup: take the database as it is for restored. For a machine that was put back as a whole, such
+    /// as from a snapshot. Nothing has to be stopped.
+    #[arg(long, conflicts_with = "backup")]
+    pub(crate) declare: bool,
+    /// Why, for the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Args)]

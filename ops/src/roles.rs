@@ -129,16 +129,17 @@ impl Roles {
         }
     }
 
-    /// Runs the workers of all roles in the background.
+    /// Runs the workers of all roles in the background, and what looks after the store.
     pub fn work(&self) -> Result<Vec<JoinHandle<()>>, StartError> {
         let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
         let webhooks = self.webhooks()?;
-        let [one, two, three, four] = std::array::from_fn(|_| self.host.clone());
+        let [one, two, three, four, tending] = std::array::from_fn(|_| self.host.clone());
         Ok(vec![
             tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
             tokio::spawn(async move { two.work(QueueName::Findings, rotator).await }),
             tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
             tokio::spawn(async move { four.work_on_alarms(webhooks).await }),
+            tokio::spawn(async move { tending.tend().await }),
         ])
     }
 }

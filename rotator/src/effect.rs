@@ -20,14 +20,17 @@ impl Inner {
         let now = self.clock.now();
         let wanted = plan::wanted(judged);
         let answer = self.say(judged, act.reply, ready.as_ref());
-        let issued = ready.and_then(|ready| ready.issued);
+        let made = ready.and_then(|ready| ready.issued);
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
-            (act.reply, act.lane.as_mut(), issued.as_ref())
+            (act.reply, act.lane.as_mut(), made.as_ref())
         {
             let policy = self.settings.policies.choose(value.key.device, &value.about);
             let event = lane::minted(value, *version, reason, &policy.rotation, now);
             act.happenings.push(Happening::Lane { lane: wanted.lane, event });
         }
+        // A version made for this message by a worker that died is among those found, too.
+        let mut issued = act.found;
+        issued.extend(made.filter(|made| issued.iter().all(|found| found.version != made.version)));
         let event = |(index, what): (u64, Happening)| NewEvent {
             id: event_id(wanted.request, index),
             at: now,
@@ -38,7 +41,8 @@ impl Inner {
         let events: Vec<NewEvent> = (0..).zip(act.happenings).map(event).collect();
         let alarms = events.iter().filter_map(|event| alarm(judged, event));
         let outbox = std::iter::once((QueueName::Outcomes, answer)).chain(alarms).collect();
-        Commit { request: wanted.request, mark: wanted.mark, lane: act.lane, issued, events, outbox }
+        let (request, nonce, mark) = (wanted.request, wanted.nonce, wanted.mark);
+        Commit { request, nonce, mark, lane: act.lane, issued, events, outbox }
     }
 
     /// The answer to a message, on its way to the notifier.

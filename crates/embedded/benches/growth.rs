@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock as _;
-use keyturn_domain::ids::{DeviceId, RequestId};
+use keyturn_domain::ids::{DeviceId, KeyHash, RequestId};
+use keyturn_domain::label::Label;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, OpenOptions};
 use keyturn_ports::intake::{Intake as _, Submission};
@@ -29,6 +30,7 @@ use keyturn_ports::ledger::{Commit, Ledger as _, Loaded, Stored, Wanted};
 use keyturn_ports::queue::{Leased, NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_testkit::conformance::sample;
 use rusqlite::Connection;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 const QUEUE: QueueName = QueueName::Requests;
@@ -166,6 +168,7 @@ impl Filled {
             device: lane.key.device,
             lane: lane.key.id(),
             request,
+            nonce: SystemClock.now(),
             mark,
             versions: [sample::version(1)].into(),
         }
@@ -229,9 +232,10 @@ fn effect(wanted: &Wanted, loaded: Loaded) -> Commit {
     event.device = wanted.device;
     Commit {
         request: wanted.request,
+        nonce: wanted.nonce,
         mark: wanted.mark,
         lane: Some(Stored { value, revision }),
-        issued: None,
+        issued: Vec::new(),
         events: vec![event],
         outbox: Vec::new(),
     }
@@ -247,8 +251,18 @@ fn lane(n: u64) -> keyturn_domain::lane::Lane {
     let mut device = [0; 16];
     device.copy_from_slice(&hash.as_bytes()[..16]);
     lane.key.device = DeviceId::from_bytes(device);
+    lane.key.key = KeyHash(hash.0);
     lane.opened = UnixMillis(n);
+    lane.about.serial = Label::parse(&format!("SN-{n}")).unwrap();
+    lane.about.host = Label::parse(&format!("host-{n}")).unwrap();
     lane
+}
+
+/// The first number that a lane of the device may have, as the engine reckons it.
+fn place(device: DeviceId) -> i64 {
+    let digest = Sha256::new_with_prefix(b"keyturn place v1").chain_update(device.as_bytes()).finalize();
+    let first = u64::from_be_bytes(digest[..8].try_into().unwrap());
+    i64::try_from(first >> 12 << 11).unwrap()
 }
 
 /// Puts rows into every table that grows, as the ports would, but without a commit for each.
@@ -265,15 +279,17 @@ fn fill(path: &Path, rows: u64) {
     }
     let mut insert = transaction
         .prepare(
-            "INSERT INTO lanes (lane, device, revision, serial, host, state) VALUES (?1, ?2, 1, ?3, ?4, ?5)",
+            "INSERT INTO lanes (id, lane, device, revision, generation, marks, serial, host, state, key) \
+             VALUES (?1, ?2, ?3, 1, 1, zeroblob(256), ?4, ?5, ?6, ?7)",
         )
         .unwrap();
     for n in 0..rows {
         let lane = lane(n);
         let (id, device) = (lane.key.id(), lane.key.device);
-        let labels = (format!("sn-{n}"), format!("host-{n}"));
-        let state = serde_json::to_string(&lane).unwrap();
-        insert.execute((id.as_bytes(), device.as_bytes(), labels.0, labels.1, state)).unwrap();
+        let labels = (lane.about.serial.as_str().to_lowercase(), lane.about.host.as_str().to_lowercase());
+        let (state, key) = (serde_json::to_string(&lane).unwrap(), lane.key.key.to_string());
+        let columns = (place(device), id.as_bytes(), device.as_bytes(), labels.0, labels.1, state, key);
+        insert.execute(columns).unwrap();
     }
     drop(insert);
     transaction.commit().unwrap();
@@ -299,10 +315,10 @@ const BULK: [&str; 6] = [
         "n, :now - :rows + n, randomblob(32), randomblob(16), hex(randomblob(512))"
     ),
     each!("accepted (nonce_ms, request)", "n + :now - :rows, randomblob(32)"),
-    each!("effects (mark, request)", "randomblob(16), randomblob(32)"),
+    each!("effects (nonce_ms, mark, request)", "n + :now - :rows, randomblob(16), randomblob(32)"),
     each!(
-        "events (event, at, device, request, what)",
-        "randomblob(16), n, randomblob(16), randomblob(32), '{}'"
+        "events (event, at, device, request, what, chained)",
+        "randomblob(16), n, randomblob(16), randomblob(32), '{}', 1"
     ),
     each!("results (request, body, expires_at)", "randomblob(32), hex(randomblob(512)), :now + 3600000 + n"),
     each!("issued (version, lane, vault_ref, minted_at)", "randomblob(16), randomblob(16), n, n"),

@@ -89,7 +89,7 @@ pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
 }
 
 /// Walks the chain from its start. A row that cannot be read breaks it like one that was altered.
-fn verify(connection: &Connection) -> Result<Verified, Failure> {
+pub(crate) fn verify(connection: &Connection) -> Result<Verified, Failure> {
     let mut statement = connection.prepare_cached(audit!("ORDER BY seq"))?;
     let mut rows = statement.query([])?;
     let (mut previous, mut seq) = (START, 0);

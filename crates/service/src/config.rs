@@ -20,8 +20,8 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Admission, Alarms, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation,
-    Sections, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry,
+    Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -112,6 +112,7 @@ impl Sections {
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
             .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
+            .chain(self.data.epoch_file.as_mut())
     }
 
     /// Types every value and checks them together.
@@ -124,6 +125,7 @@ impl Sections {
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
+        problems.extend(self.unkept());
         match (deployment, join_types, policies, admission, alarms) {
             (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(alarms))
                 if problems.is_empty() =>
@@ -200,6 +202,29 @@ impl Sections {
             (rotation.lanes_per_device == 0, "rotation.lanes_per_device: must be at least 1"),
             (rotation.versions_per_day == 0, "rotation.versions_per_day: must be at least 1"),
             (rotation.refusals_to_hold == 0, "rotation.refusals_to_hold: must be at least 1"),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
+    }
+
+    /// What would be forgotten too early, and what would stand still.
+    fn unkept(&self) -> Vec<String> {
+        let Self { trust, retention, backup, .. } = self;
+        let rules = [
+            (
+                retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
+                "retention.accepted: must be longer than trust.nonce_ttl and twice trust.future_skew together, or a \
+                 message could be taken twice",
+            ),
+            (
+                retention.effects.0 < retention.accepted.0 || retention.effects.0 < Duration::from_hours(24),
+                "retention.effects: must be at least 1d and at least retention.accepted",
+            ),
+            (
+                !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&retention.every.0),
+                "retention.every: must be 1s to 1h",
+            ),
+            (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
+            (backup.pages == 0, "backup.pages: must be at least 1"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
     }

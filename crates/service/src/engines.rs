@@ -1,12 +1,16 @@
 //! The one place that picks engines: from configuration to ports.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
-use keyturn_embedded::{Database, MasterKeys, OpenError, OpenOptions, SealedVault};
+use keyturn_embedded::{
+    BackupError, Checked, Database, MasterKeys, OpenError, OpenOptions, Pace, Progress, SealedVault,
+};
+use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
@@ -15,9 +19,10 @@ use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
+use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
-use crate::config::Config;
+use crate::config::{Backup, Config};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
@@ -35,7 +40,11 @@ impl Engines {
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
+        let data = &config.sections.data;
+        let mut options = OpenOptions::new(&data.file, Arc::clone(&clock), Arc::clone(&entropy));
+        if let Some(file) = &data.epoch_file {
+            options = options.epoch_file(file);
+        }
         let vault = &config.sections.vault;
         let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
         let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
@@ -115,6 +124,27 @@ impl Engines {
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
         Arc::new(self.database.clone())
+    }
+
+    /// Upkeep.
+    pub fn upkeep(&self) -> Arc<dyn Upkeep> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Makes a backup at `to` and checks it. Blocks for as long as it takes; everybody else works on.
+    pub fn back_up(
+        &self,
+        to: &Path,
+        section: &Backup,
+        progress: Progress<'_>,
+    ) -> Result<Checked, BackupError> {
+        let pace = Pace { pages: section.pages, pause: section.pause.0 };
+        self.database.back_up(to, pace, progress)
+    }
+
+    /// Takes the store for restored from now on; see docs/runbooks/restore.md.
+    pub async fn declare_restored(&self, actor: &str, reason: &str, detail: &str) -> Result<(), Error> {
+        self.database.declare_restored(actor, reason, detail).await
     }
 
     /// The vault, for whoever holds its keys, with its recovery log if there is one.

@@ -20,6 +20,7 @@ use crate::engines::Engines;
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
+use crate::upkeep::Tender;
 
 /// A process that hosts one role, or all of them.
 #[derive(Clone)]
@@ -61,6 +62,17 @@ impl Host {
             let one = |(name, file): &(WebhookName, PathBuf)| Ok((name.clone(), keys.webhook(file)?));
             files.iter().map(one).collect()
         })
+    }
+
+    /// Looks after the store until the process is to end. One process of a deployment is enough; several do no harm.
+    pub async fn tend(&self) {
+        let tender = Tender {
+            upkeep: self.engines.upkeep(),
+            clock: self.engines.clock(),
+            retention: self.config.sections.retention.clone(),
+            old_letters: 0,
+        };
+        tender.run(self.stop.clone()).await;
     }
 
     /// A worker on a queue, not yet running.

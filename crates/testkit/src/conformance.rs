@@ -101,6 +101,8 @@ macro_rules! conformance {
             commits_of_one_lane_follow_each_other,
             a_conflict_stops_only_itself,
             a_reused_mark_is_noticed,
+            a_mark_is_remembered_with_its_lane,
+            several_versions_are_issued_at_once,
             versions_belong_to_their_lane,
             a_commit_without_a_lane_takes_effect,
             timelines_are_newest_first,

@@ -77,6 +77,9 @@ fn told(event: &Event) -> (String, String) {
         }
         Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => ("", format!("alarm {alarm:?}")),
         Happening::Lane { event: LaneEvent::LaneOpened, .. } => ("", "first heard of".to_owned()),
+        Happening::Lane { event: LaneEvent::LaneRestored, .. } => {
+            ("", "known again after the ledger was restored".to_owned())
+        }
     };
     (result.to_owned(), message)
 }
@@ -92,6 +95,8 @@ fn word(action: Action) -> &'static str {
         Action::DeadLettersReplayed => "DeadLettersReplayed",
         Action::KeysChanged => "KeysChanged",
         Action::VaultRecovered => "VaultRecovered",
+        Action::BackupMade => "BackupMade",
+        Action::StoreRestored => "StoreRestored",
     }
 }
 

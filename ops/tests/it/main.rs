@@ -10,5 +10,6 @@ mod hostile;
 mod keys;
 mod processes;
 mod recovery;
+mod restore;
 mod rotations;
 mod runbook;

@@ -221,7 +221,7 @@ impl Device {
     }
 
     /// What a reveal shows now.
-    fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
+    pub(crate) fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
         let printed = deployment.ok(&["--output", "json", "reveal", &self.name, "--reason", "test"]);
         let rows: Vec<serde_json::Value> = serde_json::from_str(&printed).unwrap();
         let field = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_owned();

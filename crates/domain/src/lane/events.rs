@@ -28,6 +28,8 @@ pub enum LaneEvent {
         /// The version.
         version: VersionId,
     },
+    /// The device said what it uses, after the ledger had been restored from a backup.
+    LaneRestored,
     /// Something an operator should look at.
     AlarmRaised {
         /// What.

@@ -12,7 +12,7 @@ use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::rotations::{Job, JobId, NewJob, Rotations, Step};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::lanes;
+use super::{change_lanes, force};
 use crate::audit;
 use crate::batch::Batch;
 use crate::database::Database;
@@ -125,14 +125,7 @@ fn step(batch: &mut Batch<'_>, id: JobId, at: UnixMillis, actor: &str) -> Result
         detail: format!("job {}", id.0),
     };
     audit::append(batch, &row)?;
-    let mut open = 0;
-    for mut stored in lanes::of_device(batch.connection(), device)? {
-        if stored.value.closed.is_none() {
-            stored.value.force(at);
-            lanes::replace(batch, &stored)?;
-            open += 1;
-        }
-    }
+    let open = change_lanes(batch, device, &|lane| force(lane, at))?;
     batch.execute(
         "UPDATE rotation_job_devices SET asked_at = ?3 WHERE job = ?1 AND place = ?2",
         (number(id), place, rows::to_column(at)),

@@ -9,6 +9,17 @@ CREATE TABLE meta (
 -- The oldest release that may open this file, by the number of its newest schema.
 INSERT INTO meta (key, value) VALUES ('compatible_from', '1');
 
+-- What tells a restored file from one that went on: see epoch.rs. Lanes name the generation in which they were last
+-- heard for certain.
+CREATE TABLE epoch (
+    one         INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    epoch       BLOB NOT NULL,
+    mark        INTEGER NOT NULL,
+    marked_at   INTEGER NOT NULL,
+    generation  INTEGER NOT NULL,
+    restored_at INTEGER
+) STRICT;
+
 -- One row per queue: its name, how much is in it, so that nobody has to count, and the number of the last message
 -- that was given out for the first time. Those after it are new: nobody has had them.
 CREATE TABLE queue_counters (
@@ -132,12 +143,19 @@ CREATE TABLE accepted (
     PRIMARY KEY (nonce_ms, request)
 ) STRICT, WITHOUT ROWID;
 
--- The ledger. `state` is the lane as JSON; the other columns repeat what is looked up by.
+-- The ledger. `state` is the lane as JSON; the other columns repeat what is looked up by. The number of a row is made
+-- from the device's id (ledger/place.rs), so that all lanes of a device are on one page, and a commit that changes
+-- nothing the indexes have touches that page alone: what else it writes is at the end of its table.
 CREATE TABLE lanes (
     id          INTEGER NOT NULL PRIMARY KEY,
     lane        BLOB NOT NULL,
     device      BLOB NOT NULL,
     revision    INTEGER NOT NULL,
+    generation  INTEGER NOT NULL,
+    -- The newest of the lane's events.
+    event       INTEGER,
+    -- The marks of its last messages, 16 bytes each, newest first.
+    marks       BLOB NOT NULL,
     outstanding BLOB,
     serial      TEXT,
     host        TEXT,
@@ -156,22 +174,29 @@ CREATE TABLE issued (
     minted_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Which messages took effect. `mark` is the first half of SHA-256 over the key's hash and the sender's mark.
+-- Which messages took effect, in the order of their nonces. `mark` is the first half of SHA-256 over the key's hash
+-- and the sender's mark.
 CREATE TABLE effects (
-    mark    BLOB NOT NULL PRIMARY KEY,
-    request BLOB NOT NULL
+    nonce_ms INTEGER NOT NULL,
+    mark     BLOB NOT NULL,
+    request  BLOB NOT NULL,
+    PRIMARY KEY (nonce_ms, mark)
 ) STRICT, WITHOUT ROWID;
 
+-- Facts in the order in which they were stored. Those of a lane are a chain that begins in the lane's row; those of
+-- messages without a lane, which are few, are found by an index.
 CREATE TABLE events (
     id       INTEGER NOT NULL PRIMARY KEY,
     event    BLOB NOT NULL,
     at       INTEGER NOT NULL,
     device   BLOB NOT NULL,
     request  BLOB NOT NULL,
-    what     TEXT NOT NULL
+    what     TEXT NOT NULL,
+    chained  INTEGER NOT NULL,
+    previous INTEGER
 ) STRICT;
 
-CREATE INDEX events_by_device ON events (device, id);
+CREATE INDEX events_without_lane ON events (device, id) WHERE chained = 0;
 
 -- A result without a body is the one refusal that is the same for everybody.
 CREATE TABLE results (

@@ -61,6 +61,12 @@ pub struct Sections {
     /// How alarms leave the house. docs/ALARMS.md says what receivers get.
     #[config(nested)]
     pub alarms: Alarms,
+    /// What is forgotten, and when. Lanes, versions, the directory, the audit and the vault never are.
+    #[config(nested)]
+    pub retention: Retention,
+    /// How backups are made.
+    #[config(nested)]
+    pub backup: Backup,
     /// Where each role answers /healthz, /readyz and /metrics: an address, or "off".
     #[config(nested)]
     pub health: Health,
@@ -84,6 +90,10 @@ pub struct Data {
     /// The database: queues, ledger, results, audit, directory and the sealed vault.
     #[config(default = "keyturn.db")]
     pub file: PathBuf,
+    /// What tells a restored database from one that went on. Keep it out of every backup, best on another disk. The
+    /// database's name with .epoch behind it if not given. Move the file along when you change this: without it, the
+    /// database is taken for restored.
+    pub epoch_file: Option<PathBuf>,
     /// The folder of the key files, each readable by the roles that need it only.
     #[config(default = "keys")]
     pub keys: PathBuf,
@@ -423,6 +433,47 @@ impl std::fmt::Debug for WebhookEntry {
             .field("kinds", &self.kinds)
             .finish_non_exhaustive()
     }
+}
+
+/// What is forgotten, and when. The rotator's process sees to it, in the background.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Retention {
+    /// Accepted messages, by which the ingress merges repeats. Longer than trust.nonce_ttl and trust.future_skew, or a
+    /// message could be taken twice.
+    #[config(default = "1d")]
+    pub accepted: Span,
+    /// What messages did, by which the rotator merges repeats. Those of a message that is a dead letter are kept for as
+    /// long as it is there.
+    #[config(default = "30d")]
+    pub effects: Span,
+    /// What happened on devices.
+    #[config(default = "400d")]
+    pub events: Span,
+    /// Dead letters are never forgotten; those older than this are warned of.
+    #[config(default = "30d")]
+    pub dead_letters_warn: Span,
+    /// How often it is looked, and how often it is noted in data.epoch_file how far the database has come.
+    #[config(default = "1m")]
+    pub every: Span,
+    /// The most rows of a table forgotten at once. Others write in between.
+    #[config(default = 500)]
+    pub batch: usize,
+    /// The pause between.
+    #[config(default = "50ms")]
+    pub pause: Span,
+}
+
+/// How backups are made.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Backup {
+    /// Pages of 8 KiB copied at once.
+    #[config(default = 256)]
+    pub pages: u16,
+    /// The pause between, for others to use the disk.
+    #[config(default = "5ms")]
+    pub pause: Span,
 }
 
 /// Where each role answers /healthz, /readyz and /metrics.

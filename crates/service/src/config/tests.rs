@@ -62,6 +62,24 @@ fn values_are_checked_together_and_all_are_told() {
     }
 }
 
+/// What would be forgotten too early is refused, with the bound.
+#[test]
+fn retention_that_forgets_too_early_is_refused() {
+    for (text, part) in [
+        ("[retention]\naccepted = \"7m\"", "retention.accepted: must be longer than trust.nonce_ttl"),
+        ("[trust]\nnonce_ttl = \"10m\"\n[retention]\naccepted = \"12m\"", "retention.accepted"),
+        ("[retention]\neffects = \"23h\"", "retention.effects: must be at least 1d"),
+        ("[retention]\naccepted = \"40d\"", "retention.effects"),
+        ("[retention]\nevery = \"2h\"", "retention.every: must be 1s to 1h"),
+        ("[retention]\nbatch = 0", "retention.batch: must be 1 to 10000"),
+        ("[backup]\npages = 0", "backup.pages: must be at least 1"),
+    ] {
+        let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
+        assert!(error.contains(part), "{text:?} gave {error:?}");
+    }
+    load("[deployment]\nname = \"x\"\n[retention]\naccepted = \"8m\"\neffects = \"1d\"\n").unwrap();
+}
+
 /// Settings of passwords that cannot be, each named by its key and with a mend.
 #[test]
 fn policies_that_cannot_be_are_named_by_their_keys() {
