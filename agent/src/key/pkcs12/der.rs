@@ -7,9 +7,9 @@ pub(super) const OCTETS: u8 = 0x04;
 pub(super) const NULL: u8 = 0x05;
 pub(super) const OID: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
-/// [0] around an element.
+/// `[0]` around an element.
 pub(super) const EXPLICIT_0: u8 = 0xa0;
-/// [0] in place of a tag.
+/// `[0]` in place of a tag.
 pub(super) const IMPLICIT_0: u8 = 0x80;
 
 /// Elements that are not read yet.
