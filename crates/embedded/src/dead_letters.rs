@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
-use keyturn_ports::dead_letters::{Attempt, DeadLetter, DeadLetterId, DeadLetters};
+use keyturn_ports::dead_letters::{Attempt, DeadLetter, DeadLetterId, DeadLetters, Died, Graveyard};
 use keyturn_ports::queue::{DeadReason, NewMessage, QueueName};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,44 @@ impl DeadLetters for Database {
         };
         self.write("replaying dead letters", Durability::Told, replay).await
     }
+}
+
+#[async_trait]
+impl Graveyard for Database {
+    async fn bury(&self, dead: Vec<Died>) -> Result<(), Error> {
+        let bury = move |batch: &mut Batch<'_>| dead.iter().try_for_each(|died| bury_one(batch, died));
+        self.write("burying messages", Durability::Told, bury).await
+    }
+}
+
+fn bury_one(batch: &mut Batch<'_>, died: &Died) -> Result<(), Failure> {
+    let attempts: Vec<_> = died
+        .attempts
+        .iter()
+        .map(|Attempt { at, error }| StoredAttempt { at: *at, error: error.clone() })
+        .collect();
+    let attempts =
+        serde_json::to_string(&attempts).map_err(|error| Failure::corrupt("a message's attempts", error))?;
+    let buried = batch.execute(
+        "INSERT INTO dead_letters (queue, request, device, body, reason, attempts, deliveries, enqueued_at, \
+         died_at, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+        (
+            rows::queue_code(died.queue),
+            died.message.request.as_bytes(),
+            died.message.device.as_bytes(),
+            &died.message.body,
+            died.reason.as_str(),
+            attempts,
+            died.deliveries,
+            rows::to_column(died.enqueued),
+            rows::to_column(died.died),
+            &died.origin,
+        ),
+    )?;
+    if buried > 0 {
+        batch.count_dead(died.queue, 1);
+    }
+    Ok(())
 }
 
 fn list(connection: &Connection, queue: Option<QueueName>, limit: usize) -> Result<Vec<DeadLetter>, Failure> {

@@ -42,6 +42,35 @@ pub struct DeadLetter {
     pub died: UnixMillis,
 }
 
+/// A message that died on a queue of another engine than this index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Died {
+    /// The name of the message on its engine. It is written down once under this name.
+    pub origin: String,
+    /// The queue it died on.
+    pub queue: QueueName,
+    /// The message, byte for byte.
+    pub message: NewMessage,
+    /// Why it was given up on.
+    pub reason: DeadReason,
+    /// The attempts, oldest first, the last eight at most. The last one is what killed it.
+    pub attempts: Vec<Attempt>,
+    /// How often it was leased.
+    pub deliveries: u32,
+    /// When it was first sent.
+    pub enqueued: UnixMillis,
+    /// When it died.
+    pub died: UnixMillis,
+}
+
+/// Where queues that keep no index of their dead letters have them written down.
+#[async_trait]
+pub trait Graveyard: Send + Sync {
+    /// Writes dead letters down, each once under its origin however often it is told. They are in the index when
+    /// this returns, and a power loss right after it loses none.
+    async fn bury(&self, dead: Vec<Died>) -> Result<(), Error>;
+}
+
 /// The dead letters of all queues.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {

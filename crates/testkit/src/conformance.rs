@@ -20,6 +20,7 @@ use crate::clock::ManualClock;
 pub mod audit;
 pub mod dead_letters;
 pub mod directory;
+pub mod graveyard;
 pub mod intake;
 pub mod ledger;
 pub mod queue;
@@ -74,6 +75,12 @@ macro_rules! conformance {
             a_void_receipt_buries_nothing,
             a_replay_moves_a_letter_once,
             a_replay_repeated_moves_nothing,
+        ]);
+    };
+    (graveyard, $subject:ty) => {
+        $crate::conformance!(@cases graveyard, $subject, [
+            what_died_elsewhere_is_listed_and_replayed,
+            what_is_buried_twice_is_there_once,
         ]);
     };
     (directory, $subject:ty) => {

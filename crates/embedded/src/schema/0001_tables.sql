@@ -131,10 +131,13 @@ CREATE TABLE dead_letters (
     attempts    TEXT NOT NULL,
     deliveries  INTEGER NOT NULL,
     enqueued_at INTEGER NOT NULL,
-    died_at     INTEGER NOT NULL
+    died_at     INTEGER NOT NULL,
+    -- The name of the message on the engine that it died on, if that is not this file.
+    origin      TEXT
 ) STRICT;
 
 CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
+CREATE UNIQUE INDEX dead_letters_by_origin ON dead_letters (origin) WHERE origin IS NOT NULL;
 
 -- Accepted messages in the order of their nonces, so that remembering one touches the newest page only.
 CREATE TABLE accepted (

@@ -21,6 +21,10 @@ const PASSWORD_READERS: [&str; 5] = [
 /// Where a password's text lies, and the one function is that lets it out.
 const PASSWORD: &str = "crates/domain/src/password.rs";
 
+/// Files that hand a service the secret by which it knows us.
+const CREDENTIALS: [&str; 2] =
+    ["crates/azure/src/storage_queues/client.rs", "crates/azure/src/storage_queues/shared_key.rs"];
+
 #[test]
 fn no_file_is_too_long() {
     let long = rust::shipped().into_iter().filter(|source| source.lines() > LINES);
@@ -54,7 +58,7 @@ fn passwords_are_read_only_where_they_have_to_be() {
     let mut found = Vec::new();
     for source in rust::shipped() {
         let may_read = PASSWORD_READERS.iter().any(|beginning| source.path.starts_with(beginning));
-        let may_unwrap = source.path == PASSWORD;
+        let may_unwrap = source.path == PASSWORD || CREDENTIALS.contains(&source.path.as_str());
         for (call, may) in [(".expose(", may_read), ("::expose", may_read), ("expose_secret", may_unwrap)] {
             let hits = source.code.match_indices(call).filter(|_| !may);
             found.extend(hits.map(|(at, call)| format!("{}: {call}", source.place(at))));

@@ -1,0 +1,160 @@
+//! Storage Queues against a real Azurite: `./test azurite`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_azure::StorageQueues;
+use keyturn_azure::storage_queues::{Access, Settings};
+use keyturn_domain::clock::Clock as _;
+use keyturn_ports::Kind;
+use keyturn_ports::dead_letters::DeadLetters as _;
+use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settlement};
+use keyturn_testkit::conformance::{queue, sample};
+
+use self::server::{ACCOUNT, Azurite, Deployment};
+
+const QUEUE: QueueName = QueueName::Findings;
+const LEASE: Duration = Duration::from_mins(1);
+
+/// The contract of every queue, but for one case: what a clock of the service's own does is its own affair.
+#[tokio::test]
+async fn the_contract_of_queues_is_kept() {
+    let azurite = Azurite::start().await;
+    macro_rules! keeps {
+        ($($case:ident),* $(,)?) => {
+            $(
+                println!(stringify!($case));
+                queue::$case(&azurite.deployment().await).await;
+            )*
+        };
+    }
+    keeps!(
+        a_message_is_leased_as_sent,
+        queues_are_apart,
+        at_most_max_are_leased,
+        a_leased_message_is_hidden,
+        a_lease_that_ran_out_is_given_to_the_next,
+        a_lease_that_ran_out_holds_until_taken,
+        a_renewed_lease_lasts,
+        completing_twice_is_void,
+        strange_receipts_are_void,
+        a_retry_comes_back_after_its_delay,
+        a_release_does_not_count,
+        forwards_come_with_the_completion,
+        forwards_of_void_receipts_are_sent,
+        depth_tells_what_is_there,
+        arrival_resolves_when_a_message_is_sent,
+        arrival_resolves_when_a_lease_runs_out,
+    );
+}
+
+#[tokio::test]
+async fn messages_die_into_the_index_and_onto_the_poison_queue() {
+    let azurite = Azurite::start().await;
+    let Deployment { queues, state, clock, .. } = &azurite.deployment().await;
+    queues.send(QUEUE, vec![sample::message(1), sample::message(2)]).await.unwrap();
+    let sent = clock.now();
+    for n in 0..10 {
+        let leased = queues.lease(QUEUE, 9, LEASE).await.unwrap();
+        let doomed = leased.iter().find(|leased| leased.message == sample::message(1)).unwrap();
+        let retry = Settlement::Retry { after: Duration::ZERO, error: format!("attempt {n}") };
+        let void = queues.settle(QUEUE, vec![(doomed.receipt.clone(), retry)], Vec::new()).await.unwrap();
+        assert_eq!(void.len(), 0);
+    }
+    let doomed = queues.lease(QUEUE, 9, LEASE).await.unwrap().remove(0);
+    assert_eq!(doomed.deliveries, 11);
+    clock.advance(Duration::from_secs(2));
+    queues.renew(QUEUE, vec![doomed.receipt.clone()], LEASE).await.unwrap();
+    let dead = Settlement::DeadLetter { reason: DeadReason::Exhausted, error: "the end".to_owned() };
+    let void = queues.settle(QUEUE, vec![(doomed.receipt, dead)], Vec::new()).await.unwrap();
+    assert_eq!(void.len(), 0, "a renewed lease is settled by the receipt it was given out with");
+
+    let letters = state.list(None, 9).await.unwrap();
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    assert_eq!((&letter.message, letter.queue, letter.deliveries), (&sample::message(1), QUEUE, 11));
+    assert_eq!((letter.enqueued, letter.died), (sent, clock.now()));
+    let errors: Vec<_> = letter.attempts.iter().map(|attempt| attempt.error.as_str()).collect();
+    assert_eq!(errors.first().zip(errors.last()), Some((&"attempt 3", &"the end")));
+    assert_eq!(errors.len(), 8);
+    let depth = queues.depth(QUEUE).await.unwrap();
+    assert_eq!((depth.total, depth.dead), (1, 1), "the neighbour lives");
+}
+
+#[tokio::test]
+async fn what_the_service_cannot_carry_is_refused_and_what_others_wrote_is_passed_on() {
+    let azurite = Azurite::start().await;
+    let Deployment { queues, .. } = &azurite.deployment().await;
+    let with = |body: String| vec![NewMessage { body, ..sample::message(1) }];
+    for body in ["x".repeat(64 * 1024), "\u{0}".to_owned()] {
+        assert_eq!(queues.send(QUEUE, with(body)).await.unwrap_err().kind(), Kind::Corrupt);
+    }
+    let odd = "{\"a\":\"<&>'\\\" ]]> \u{1f511} \\n\"}\n\n  end ";
+    let longest = "é".repeat(31 * 1024);
+    for body in [odd.to_owned(), longest, String::new()] {
+        queues.send(QUEUE, with(body.clone())).await.unwrap();
+        let leased = queues.lease(QUEUE, 9, LEASE).await.unwrap().remove(0);
+        assert_eq!(leased.message.body, body);
+        let complete = vec![(leased.receipt, Settlement::Complete)];
+        assert!(queues.settle(QUEUE, complete, Vec::new()).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_told_without_a_secret() {
+    let azurite = Azurite::start().await;
+    let deployment = azurite.deployment().await;
+    let open = async |settings: Settings| {
+        let graveyard = Arc::new(deployment.state.clone());
+        StorageQueues::open(&settings, graveyard, Arc::new(deployment.clock.clone())).await.err().unwrap()
+    };
+    let wrong_key = Access::SharedKey { account: ACCOUNT.to_owned(), key: "c2VjcmV0LWNhbmFyeQ==".into() };
+    let signature = Access::Signature("sv=2022-11-02&sig=secret-canary".into());
+    let no_key = Access::SharedKey { account: ACCOUNT.to_owned(), key: "secret canary!".into() };
+    for access in [wrong_key, signature, no_key] {
+        let error = open(Settings { access, ..azurite.settings() }).await;
+        let told = format!("{error} {error:?}");
+        assert_eq!(error.kind(), Kind::Denied, "{told}");
+        assert!(!told.contains("canary") && !told.contains("c2VjcmV0"), "{told}");
+    }
+    let away = "http://127.0.0.1:1/devstoreaccount1".parse().unwrap();
+    let error = open(Settings { endpoint: away, ..azurite.settings() }).await;
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    drop(azurite);
+    let sent = deployment.queues.send(QUEUE, vec![sample::message(1)]).await;
+    assert_eq!(sent.unwrap_err().kind(), Kind::Unavailable);
+}
+
+/// Many workers at once: every message is completed once, though leases are lost and renewed meanwhile.
+#[tokio::test]
+async fn workers_side_by_side_share_the_work() {
+    let azurite = Azurite::start().await;
+    let Deployment { queues, .. } = &azurite.deployment().await;
+    let messages = |from: u8| (from..from + 40).map(sample::message).collect::<Vec<_>>();
+    queues.send(QUEUE, messages(0)).await.unwrap();
+    queues.send(QUEUE, messages(100)).await.unwrap();
+    let work = async || {
+        let mut done = Vec::new();
+        loop {
+            let leased = queues.lease(QUEUE, 7, LEASE).await.unwrap();
+            if leased.is_empty() {
+                return done;
+            }
+            let receipts = leased.iter().map(|leased| leased.receipt.clone()).collect();
+            assert_eq!(queues.renew(QUEUE, receipts, LEASE).await.unwrap(), []);
+            let settled =
+                leased.iter().map(|leased| (leased.receipt.clone(), Settlement::Complete)).collect();
+            assert_eq!(queues.settle(QUEUE, settled, Vec::new()).await.unwrap(), []);
+            done.extend(leased.into_iter().map(|leased| leased.message.request));
+        }
+    };
+    let (one, two, three) = tokio::join!(work(), work(), work());
+    let mut done = [one, two, three].concat();
+    assert_eq!(done.len(), 80);
+    done.sort_unstable();
+    done.dedup();
+    assert_eq!(done.len(), 80, "nobody else had the same message");
+}
