@@ -95,12 +95,12 @@ struct Pair {
 }
 
 impl StorageQueues {
-    /// Queues as the settings say. Makes those that do not exist yet.
+    /// Queues as the settings say. Those that do not exist are made when they are first used, by whoever may make
+    /// them.
     ///
     /// # Errors
-    /// [`keyturn_ports::Kind::Denied`] if the settings cannot be used or the service refuses,
-    /// [`keyturn_ports::Kind::Unavailable`] if it does not answer.
-    pub async fn open(
+    /// [`keyturn_ports::Kind::Denied`] if the settings cannot be used. The service is not asked yet.
+    pub fn new(
         settings: &Settings,
         graveyard: Arc<dyn Graveyard>,
         clock: Arc<dyn Clock>,
@@ -112,10 +112,6 @@ impl StorageQueues {
             |queue| Ok::<_, Error>(Pair { queue: client(queue, "")?, poison: client(queue, "-poison")? });
         let [one, two, three, four] = QueueName::ALL.map(pair);
         let clients = [one?, two?, three?, four?];
-        for pair in &clients {
-            pair.queue.create().await?;
-            pair.poison.create().await?;
-        }
         Ok(Self {
             clients,
             graveyard,

@@ -4,7 +4,7 @@
 //! and what it had leased comes back to another.
 //!
 //! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
-//! dead letter), [`replay`].
+//! dead letter), [`replay`], [`hops`] (queues of several engines).
 
 pub mod handler;
 pub mod worker;
@@ -12,4 +12,5 @@ pub mod worker;
 pub mod decode;
 pub mod settle;
 
+pub mod hops;
 pub mod replay;

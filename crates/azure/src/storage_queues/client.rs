@@ -15,6 +15,7 @@ use azure_storage_queue::{QueueClient, QueueClientOptions};
 use futures_util::StreamExt as _;
 use keyturn_ports::{Error, Kind};
 use secrecy::ExposeSecret as _;
+use tokio::sync::OnceCell;
 
 use super::failure::Failure;
 use super::shared_key::SharedKey;
@@ -28,7 +29,8 @@ const POP_RECEIPT: HeaderName = HeaderName::from_static("x-ms-popreceipt");
 /// A queue.
 pub(super) struct Client {
     name: String,
-    client: QueueClient,
+    queue: QueueClient,
+    made: OnceCell<()>,
 }
 
 /// A message the service handed out.
@@ -69,39 +71,46 @@ impl Client {
             options.version.clone_from(version);
         }
         // The SDK's own words name the address, which may have a signature in it.
-        let client = QueueClient::new(url, credential, Some(options))
+        let queue = QueueClient::new(url, credential, Some(options))
             .map_err(|_| refused("the endpoint cannot be used: tokens are sent over https alone"))?;
-        Ok(Self { name: name.to_owned(), client })
+        Ok(Self { name: name.to_owned(), queue, made: OnceCell::new() })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Makes the queue, unless there is one.
-    pub(super) async fn create(&self) -> Result<(), Error> {
-        let made = self.client.create(None).await;
-        made.map(drop).map_err(|error| Failure::of("making a storage queue", &error).error())
+    /// Makes the queue before its first use, unless there is one. Who may only send or receive may not make queues,
+    /// and finds out by the call itself whether there is one.
+    async fn made(&self) -> Result<(), Error> {
+        let make = async || {
+            let made = self.queue.create(None).await;
+            let made = made.map(drop).map_err(|error| Failure::of("making a storage queue", &error).error());
+            made.or_else(|error| if error.kind() == Kind::Denied { Ok(()) } else { Err(error) })
+        };
+        self.made.get_or_try_init(make).await.copied()
     }
 
     /// Puts a message on the queue. It stays until it is deleted.
     pub(super) async fn put(&self, text: String) -> Result<(), Error> {
+        self.made().await?;
         let action = "sending to a storage queue";
         let wrong = |error: azure_core::Error| Failure::of(action, &error).error();
         let forever = QueueClientSendMessageOptions { message_time_to_live: Some(-1), ..Default::default() };
         let message = QueueMessage { message_text: Some(text) }.try_into().map_err(wrong)?;
-        self.client.send_message(message, Some(forever)).await.map(drop).map_err(wrong)
+        self.queue.send_message(message, Some(forever)).await.map(drop).map_err(wrong)
     }
 
     /// Takes up to `max` messages, at most 32, for `lease`.
     pub(super) async fn receive(&self, max: usize, lease: Duration) -> Result<Vec<Received>, Error> {
+        self.made().await?;
         let wrong = |error: azure_core::Error| Failure::of("receiving from a storage queue", &error).error();
         let options = QueueClientReceiveMessagesOptions {
             number_of_messages: Some(i32::try_from(max).unwrap_or(i32::MAX)),
             visibility_timeout: Some(seconds(lease).max(1)),
             ..Default::default()
         };
-        let answer = self.client.receive_messages(Some(options)).await.map_err(wrong)?;
+        let answer = self.queue.receive_messages(Some(options)).await.map_err(wrong)?;
         let items = answer.into_model().map_err(wrong)?.items.unwrap_or_default();
         let received = items.into_iter().filter_map(|item| {
             Some(Received {
@@ -116,10 +125,11 @@ impl Client {
 
     /// The texts of up to `max` messages that wait, without taking them.
     pub(super) async fn peek(&self, max: usize) -> Result<Vec<String>, Error> {
+        self.made().await?;
         let wrong = |error: azure_core::Error| Failure::of("looking at a storage queue", &error).error();
         let number_of_messages = Some(i32::try_from(max).unwrap_or(i32::MAX));
         let options = QueueClientPeekMessagesOptions { number_of_messages, ..Default::default() };
-        let answer = self.client.peek_messages(Some(options)).await.map_err(wrong)?;
+        let answer = self.queue.peek_messages(Some(options)).await.map_err(wrong)?;
         let items = answer.into_model().map_err(wrong)?.items.unwrap_or_default();
         Ok(items.into_iter().filter_map(|item| item.message_text).collect())
     }
@@ -137,7 +147,7 @@ impl Client {
         let message = text.map(|text| QueueMessage { message_text: Some(text) }.try_into());
         let queue_message = message.transpose().map_err(wrong)?;
         let options = QueueClientUpdateMessageOptions { queue_message, ..Default::default() };
-        let updated = self.client.update_message(id, pop_receipt, seconds(visible), Some(options)).await;
+        let updated = self.queue.update_message(id, pop_receipt, seconds(visible), Some(options)).await;
         let headers = updated.map_err(wrong)?;
         let unsaid = || Error::new(Kind::Unavailable, action, "the service did not say the new receipt");
         let receipt = headers.headers().get_optional_string(&POP_RECEIPT);
@@ -145,14 +155,15 @@ impl Client {
     }
 
     pub(super) async fn delete(&self, id: &str, pop_receipt: &str) -> Result<(), Failure> {
-        let deleted = self.client.delete_message(id, pop_receipt, None).await;
+        let deleted = self.queue.delete_message(id, pop_receipt, None).await;
         deleted.map(drop).map_err(|error| Failure::of("deleting from a storage queue", &error))
     }
 
     /// About how many messages there are, hidden ones included.
     pub(super) async fn count(&self) -> Result<u64, Error> {
+        self.made().await?;
         let wrong = |error: azure_core::Error| Failure::of("measuring a storage queue", &error).error();
-        let properties = self.client.get_properties(None).await.map_err(wrong)?;
+        let properties = self.queue.get_properties(None).await.map_err(wrong)?;
         let count = properties.approximate_messages_count().map_err(wrong)?;
         Ok(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
     }

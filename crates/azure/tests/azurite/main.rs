@@ -28,7 +28,7 @@ async fn the_contract_of_queues_is_kept() {
         ($($case:ident),* $(,)?) => {
             $(
                 println!(stringify!($case));
-                queue::$case(&azurite.deployment().await).await;
+                queue::$case(&azurite.deployment()).await;
             )*
         };
     }
@@ -55,7 +55,7 @@ async fn the_contract_of_queues_is_kept() {
 #[tokio::test]
 async fn messages_die_into_the_index_and_onto_the_poison_queue() {
     let azurite = Azurite::start().await;
-    let Deployment { queues, state, clock, .. } = &azurite.deployment().await;
+    let Deployment { queues, state, clock, .. } = &azurite.deployment();
     queues.send(QUEUE, vec![sample::message(1), sample::message(2)]).await.unwrap();
     let sent = clock.now();
     for n in 0..10 {
@@ -87,7 +87,7 @@ async fn messages_die_into_the_index_and_onto_the_poison_queue() {
 #[tokio::test]
 async fn what_the_service_cannot_carry_is_refused_and_what_others_wrote_is_passed_on() {
     let azurite = Azurite::start().await;
-    let Deployment { queues, .. } = &azurite.deployment().await;
+    let Deployment { queues, .. } = &azurite.deployment();
     let with = |body: String| vec![NewMessage { body, ..sample::message(1) }];
     for body in ["x".repeat(64 * 1024), "\u{0}".to_owned()] {
         assert_eq!(queues.send(QUEUE, with(body)).await.unwrap_err().kind(), Kind::Corrupt);
@@ -106,10 +106,13 @@ async fn what_the_service_cannot_carry_is_refused_and_what_others_wrote_is_passe
 #[tokio::test]
 async fn what_goes_wrong_is_told_without_a_secret() {
     let azurite = Azurite::start().await;
-    let deployment = azurite.deployment().await;
+    let deployment = azurite.deployment();
     let open = async |settings: Settings| {
         let graveyard = Arc::new(deployment.state.clone());
-        StorageQueues::open(&settings, graveyard, Arc::new(deployment.clock.clone())).await.err().unwrap()
+        match StorageQueues::new(&settings, graveyard, Arc::new(deployment.clock.clone())) {
+            Ok(queues) => queues.send(QUEUE, vec![sample::message(1)]).await.unwrap_err(),
+            Err(error) => error,
+        }
     };
     let wrong_key = Access::SharedKey { account: ACCOUNT.to_owned(), key: "c2VjcmV0LWNhbmFyeQ==".into() };
     let signature = Access::Signature("sv=2022-11-02&sig=secret-canary".into());
@@ -132,7 +135,7 @@ async fn what_goes_wrong_is_told_without_a_secret() {
 #[tokio::test]
 async fn workers_side_by_side_share_the_work() {
     let azurite = Azurite::start().await;
-    let Deployment { queues, .. } = &azurite.deployment().await;
+    let Deployment { queues, .. } = &azurite.deployment();
     let messages = |from: u8| (from..from + 40).map(sample::message).collect::<Vec<_>>();
     queues.send(QUEUE, messages(0)).await.unwrap();
     queues.send(QUEUE, messages(100)).await.unwrap();

@@ -82,8 +82,8 @@ impl Azurite {
     }
 
     /// A deployment of its own.
-    pub(crate) async fn deployment(&self) -> Deployment {
-        Deployment::with(self.settings(), self.clock()).await
+    pub(crate) fn deployment(&self) -> Deployment {
+        Deployment::with(&self.settings(), self.clock())
     }
 }
 
@@ -110,12 +110,12 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    pub(crate) async fn with(settings: Settings, clock: ManualClock) -> Self {
+    pub(crate) fn with(settings: &Settings, clock: ManualClock) -> Self {
         let folder = TempDir::new().unwrap();
         let time = Arc::new(clock.clone());
         let path = folder.path().join("keyturn.db");
         let state = Database::open(OpenOptions::new(path, time.clone(), Arc::new(SystemEntropy))).unwrap();
-        let queues = StorageQueues::open(&settings, Arc::new(state.clone()), time).await.unwrap();
+        let queues = StorageQueues::new(settings, Arc::new(state.clone()), time).unwrap();
         Self { queues, state, clock, _folder: folder }
     }
 }
