@@ -46,19 +46,64 @@ const AT_ONCE: usize = 32;
 
 /// Where the queues are and how they are used.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// The account's queue endpoint, like `https://ACCOUNT.queue.core.windows.net`.
-    pub endpoint: Url,
-    /// What the names of the queues begin with: 1 to 40 characters of a-z 0-9 -, like `keyturn-`.
-    pub prefix: String,
-    /// How requests are authorised.
-    pub access: Access,
+pub struct Endpoint {
+    url: Url,
+    prefix: String,
     /// How often an empty queue is looked at.
     pub poll: Duration,
     /// Requests under way at once for one call of the port.
     pub parallel: usize,
     /// The version of the service's API, if not the SDK's own. An emulator may know older ones only.
     pub api_version: Option<String>,
+}
+
+/// An address or a prefix that cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EndpointError {
+    /// The address is none.
+    #[error("is no address like https://ACCOUNT.queue.core.windows.net")]
+    Address,
+    /// Requests would go unprotected over a network.
+    #[error("must begin with https://; plain http is for an emulator on this machine alone")]
+    Unprotected,
+    /// The address has parts that it must not have.
+    #[error("must have neither a user, nor a query, nor a fragment; a signature belongs into a file")]
+    Surplus,
+    /// The service would not have queues of such names
+    /// (learn.microsoft.com/rest/api/storageservices/naming-queues-and-metadata).
+    #[error(
+        "the prefix must be 1 to 40 characters of a-z 0-9 -, begin with a letter or digit, and have no two -"
+    )]
+    Prefix,
+}
+
+impl Endpoint {
+    /// The queues of the account at `url`, whose names begin with `prefix`.
+    pub fn new(url: &str, prefix: &str) -> Result<Self, EndpointError> {
+        let url: Url = url.parse().map_err(|_| EndpointError::Address)?;
+        let host = url.host_str().ok_or(EndpointError::Address)?;
+        let here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        match url.scheme() {
+            "https" => {}
+            "http" if here => {}
+            "http" => return Err(EndpointError::Unprotected),
+            _ => return Err(EndpointError::Address),
+        }
+        let signed_in = !url.username().is_empty() || url.password().is_some();
+        if signed_in || url.query().is_some() || url.fragment().is_some() {
+            return Err(EndpointError::Surplus);
+        }
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let good = (1..=40).contains(&prefix.len())
+            && prefix.chars().all(fits)
+            && !prefix.starts_with('-')
+            && !prefix.contains("--");
+        if !good {
+            return Err(EndpointError::Prefix);
+        }
+        let (poll, parallel) = (Duration::from_millis(500), 16);
+        Ok(Self { url, prefix: prefix.to_owned(), poll, parallel, api_version: None })
+    }
 }
 
 /// How requests are authorised.
@@ -101,12 +146,13 @@ impl StorageQueues {
     /// # Errors
     /// [`keyturn_ports::Kind::Denied`] if the settings cannot be used. The service is not asked yet.
     pub fn new(
-        settings: &Settings,
+        endpoint: &Endpoint,
+        access: &Access,
         graveyard: Arc<dyn Graveyard>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let client = |queue: QueueName, suffix: &str| {
-            Client::new(settings, &format!("{}{queue}{suffix}", settings.prefix))
+            Client::new(endpoint, access, &format!("{}{queue}{suffix}", endpoint.prefix))
         };
         let pair =
             |queue| Ok::<_, Error>(Pair { queue: client(queue, "")?, poison: client(queue, "-poison")? });
@@ -118,8 +164,8 @@ impl StorageQueues {
             clock,
             receipts: Receipts::default(),
             sent: Default::default(),
-            poll: settings.poll,
-            parallel: settings.parallel.max(1),
+            poll: endpoint.poll,
+            parallel: endpoint.parallel.max(1),
         })
     }
 
@@ -242,5 +288,32 @@ impl Queue for StorageQueues {
     /// service cannot tell.
     async fn arrival(&self, queue: QueueName) {
         drop(tokio::time::timeout(self.poll, self.bell(queue).notified()).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_prefixes_are_checked() {
+        let good = "https://contoso.queue.core.windows.net";
+        for (url, prefix, expected) in [
+            (good, "keyturn-", None),
+            ("http://127.0.0.1:10001/devstoreaccount1", "k", None),
+            ("contoso", "k", Some(EndpointError::Address)),
+            ("ftp://contoso.example", "k", Some(EndpointError::Address)),
+            ("http://contoso.queue.core.windows.net", "k", Some(EndpointError::Unprotected)),
+            ("http://127.0.0.1.example.org", "k", Some(EndpointError::Unprotected)),
+            ("https://contoso.queue.core.windows.net?sig=x", "k", Some(EndpointError::Surplus)),
+            ("https://user:secret@contoso.example", "k", Some(EndpointError::Surplus)),
+            (good, "", Some(EndpointError::Prefix)),
+            (good, "Key-", Some(EndpointError::Prefix)),
+            (good, "-k", Some(EndpointError::Prefix)),
+            (good, "k--", Some(EndpointError::Prefix)),
+            (good, "../k", Some(EndpointError::Prefix)),
+        ] {
+            assert_eq!(Endpoint::new(url, prefix).err(), expected, "{url} {prefix}");
+        }
     }
 }

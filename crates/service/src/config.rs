@@ -2,6 +2,7 @@
 
 mod alarms;
 mod policies;
+mod queues;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -19,9 +20,10 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
+pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
-    Admission, Alarms, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry,
-    Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, AzureStorage, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password,
+    PolicyEntry, Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -39,6 +41,8 @@ pub struct Config {
     pub policies: Policies,
     /// How much the ingress takes from whom.
     pub admission: AdmissionPolicy,
+    /// Which engine each hop has.
+    pub queues: QueueEngines,
     /// How workers take their work.
     pub workers: WorkerSettings,
     /// Where alarms go.
@@ -113,6 +117,7 @@ impl Sections {
             .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(self.data.epoch_file.as_mut())
+            .chain(self.queues.azure_storage.secret_file.as_mut())
     }
 
     /// Types every value and checks them together.
@@ -123,25 +128,30 @@ impl Sections {
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
+        let queues = self.queue_engines().map_err(|wrong| problems.extend(wrong)).ok();
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        match (deployment, join_types, policies, admission, alarms) {
-            (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(alarms))
-                if problems.is_empty() =>
-            {
-                Ok(Config {
-                    alarms,
-                    alarm_workers: self.alarm_worker_settings(),
-                    deployment,
-                    join_types,
-                    policies,
-                    admission,
-                    freshness: self.freshness(),
-                    workers: self.worker_settings(),
-                    sections: self,
-                })
-            }
+        match (deployment, join_types, policies, admission, alarms, queues) {
+            (
+                Some(deployment),
+                Some(join_types),
+                Some(policies),
+                Some(admission),
+                Some(alarms),
+                Some(queues),
+            ) if problems.is_empty() => Ok(Config {
+                alarms,
+                queues,
+                alarm_workers: self.alarm_worker_settings(),
+                deployment,
+                join_types,
+                policies,
+                admission,
+                freshness: self.freshness(),
+                workers: self.worker_settings(),
+                sections: self,
+            }),
             _ => Err(problems),
         }
     }

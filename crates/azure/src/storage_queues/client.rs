@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 
 use super::failure::Failure;
 use super::shared_key::SharedKey;
-use super::{Access, Settings};
+use super::{Access, Endpoint};
 
 /// The longest visibility timeout (learn.microsoft.com/rest/api/storageservices/update-message).
 const LONGEST: Duration = Duration::from_hours(7 * 24);
@@ -43,15 +43,15 @@ pub(super) struct Received {
 
 impl Client {
     /// A client of the queue `name`.
-    pub(super) fn new(settings: &Settings, name: &str) -> Result<Self, Error> {
+    pub(super) fn new(endpoint: &Endpoint, access: &Access, name: &str) -> Result<Self, Error> {
         let refused = |detail: &str| Error::new(Kind::Denied, "using a storage queue", detail.to_owned());
-        let mut url = settings.endpoint.clone();
+        let mut url = endpoint.url.clone();
         let mut path =
             url.path_segments_mut().map_err(|()| refused("the endpoint is no base for addresses"))?;
         path.pop_if_empty().push(name);
         drop(path);
         let mut per_try_policies: Vec<Arc<dyn Policy>> = Vec::new();
-        let credential = match &settings.access {
+        let credential = match access {
             Access::Token(credential) => Some(Arc::clone(credential)),
             Access::SharedKey { account, key } => {
                 let key =
@@ -67,7 +67,7 @@ impl Client {
         let retry = RetryOptions::none();
         let client_options = ClientOptions { per_try_policies, retry, ..ClientOptions::default() };
         let mut options = QueueClientOptions { client_options, ..QueueClientOptions::default() };
-        if let Some(version) = &settings.api_version {
+        if let Some(version) = &endpoint.api_version {
             options.version.clone_from(version);
         }
         // The SDK's own words name the address, which may have a signature in it.

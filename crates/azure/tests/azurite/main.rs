@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyturn_azure::StorageQueues;
-use keyturn_azure::storage_queues::{Access, Settings};
+use keyturn_azure::storage_queues::{Access, Endpoint};
 use keyturn_domain::clock::Clock as _;
 use keyturn_ports::Kind;
 use keyturn_ports::dead_letters::DeadLetters as _;
 use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_testkit::conformance::{queue, sample};
 
-use self::server::{ACCOUNT, Azurite, Deployment};
+use self::server::{ACCOUNT, Azurite, Deployment, KEY};
 
 const QUEUE: QueueName = QueueName::Findings;
 const LEASE: Duration = Duration::from_mins(1);
@@ -107,24 +107,23 @@ async fn what_the_service_cannot_carry_is_refused_and_what_others_wrote_is_passe
 async fn what_goes_wrong_is_told_without_a_secret() {
     let azurite = Azurite::start().await;
     let deployment = azurite.deployment();
-    let open = async |settings: Settings| {
+    let send = async |endpoint: Endpoint, access: Access| {
         let graveyard = Arc::new(deployment.state.clone());
-        match StorageQueues::new(&settings, graveyard, Arc::new(deployment.clock.clone())) {
+        match StorageQueues::new(&endpoint, &access, graveyard, Arc::new(deployment.clock.clone())) {
             Ok(queues) => queues.send(QUEUE, vec![sample::message(1)]).await.unwrap_err(),
             Err(error) => error,
         }
     };
-    let wrong_key = Access::SharedKey { account: ACCOUNT.to_owned(), key: "c2VjcmV0LWNhbmFyeQ==".into() };
+    let by_key = |key: &str| Access::SharedKey { account: ACCOUNT.to_owned(), key: key.into() };
     let signature = Access::Signature("sv=2022-11-02&sig=secret-canary".into());
-    let no_key = Access::SharedKey { account: ACCOUNT.to_owned(), key: "secret canary!".into() };
-    for access in [wrong_key, signature, no_key] {
-        let error = open(Settings { access, ..azurite.settings() }).await;
+    for access in [by_key("c2VjcmV0LWNhbmFyeQ=="), signature, by_key("secret canary!")] {
+        let error = send(azurite.endpoint(), access).await;
         let told = format!("{error} {error:?}");
         assert_eq!(error.kind(), Kind::Denied, "{told}");
         assert!(!told.contains("canary") && !told.contains("c2VjcmV0"), "{told}");
     }
-    let away = "http://127.0.0.1:1/devstoreaccount1".parse().unwrap();
-    let error = open(Settings { endpoint: away, ..azurite.settings() }).await;
+    let away = Endpoint::new("http://127.0.0.1:1/devstoreaccount1", "d-").unwrap();
+    let error = send(away, by_key(KEY)).await;
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     drop(azurite);
     let sent = deployment.queues.send(QUEUE, vec![sample::message(1)]).await;

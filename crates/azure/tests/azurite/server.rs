@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keyturn_azure::StorageQueues;
-use keyturn_azure::storage_queues::{Access, Settings};
+use keyturn_azure::storage_queues::{Access, Endpoint};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, OpenOptions};
@@ -64,15 +64,13 @@ impl Azurite {
     }
 
     /// What it takes to use it, for a deployment of its own.
-    pub(crate) fn settings(&self) -> Settings {
-        Settings {
-            endpoint: format!("http://127.0.0.1:{}/{ACCOUNT}", self.port).parse().unwrap(),
-            prefix: format!("d{}-", self.deployments.fetch_add(1, Ordering::Relaxed)),
-            access: Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() },
-            poll: Duration::from_millis(20),
-            parallel: 8,
-            api_version: Some(API_VERSION.to_owned()),
-        }
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        let url = format!("http://127.0.0.1:{}/{ACCOUNT}", self.port);
+        let prefix = format!("d{}-", self.deployments.fetch_add(1, Ordering::Relaxed));
+        let mut endpoint = Endpoint::new(&url, &prefix).unwrap();
+        endpoint.poll = Duration::from_millis(20);
+        endpoint.api_version = Some(API_VERSION.to_owned());
+        endpoint
     }
 
     /// A clock that Azurite goes by.
@@ -83,7 +81,7 @@ impl Azurite {
 
     /// A deployment of its own.
     pub(crate) fn deployment(&self) -> Deployment {
-        Deployment::with(&self.settings(), self.clock())
+        Deployment::with(&self.endpoint(), self.clock())
     }
 }
 
@@ -110,12 +108,13 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    pub(crate) fn with(settings: &Settings, clock: ManualClock) -> Self {
+    pub(crate) fn with(endpoint: &Endpoint, clock: ManualClock) -> Self {
         let folder = TempDir::new().unwrap();
         let time = Arc::new(clock.clone());
         let path = folder.path().join("keyturn.db");
         let state = Database::open(OpenOptions::new(path, time.clone(), Arc::new(SystemEntropy))).unwrap();
-        let queues = StorageQueues::new(settings, Arc::new(state.clone()), time).unwrap();
+        let access = Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() };
+        let queues = StorageQueues::new(endpoint, &access, Arc::new(state.clone()), time).unwrap();
         Self { queues, state, clock, _folder: folder }
     }
 }

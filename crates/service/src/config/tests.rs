@@ -4,6 +4,7 @@ use keyturn_domain::ids::DeviceId;
 use keyturn_domain::label::Label;
 use keyturn_domain::lane::About;
 use keyturn_domain::password::PasswordPolicy;
+use keyturn_ports::queue::QueueName;
 
 use super::*;
 
@@ -78,6 +79,39 @@ fn retention_that_forgets_too_early_is_refused() {
         assert!(error.contains(part), "{text:?} gave {error:?}");
     }
     load("[deployment]\nname = \"x\"\n[retention]\naccepted = \"8m\"\neffects = \"1d\"\n").unwrap();
+}
+
+/// Hops with engines of their own, and what is missing for them.
+#[test]
+fn engines_of_queues_are_checked() {
+    let account = "[queues.azure_storage]\nendpoint = \"https://contoso.queue.core.windows.net\"\naccount = \"contoso\"\n\
+        secret_file = \"keys/storage.key\"\n";
+    let whole = |text: &str| format!("[deployment]\nname = \"x\"\n{text}");
+    let config = load(&whole(&format!("[queues]\nrequests = \"azure-storage\"\n{account}"))).unwrap();
+    assert_eq!(config.queues.azure_storage.into_iter().collect::<Vec<_>>(), [QueueName::Requests]);
+    let account = config.queues.account.unwrap();
+    assert!(matches!(account.access, AccessBy::Key { file, .. } if file.ends_with("keys/storage.key")));
+    assert!(load(&whole("")).unwrap().queues.account.is_none());
+    for (text, said) in [
+        ("[queues]\nrequests = \"kafka\"\n", "queues.requests: «kafka»"),
+        ("[queues]\nrequests = \"azure-storage\"\n", "queues.azure_storage.endpoint: is missing"),
+        ("[queues]\nrequest = \"state\"\n", "line 4"),
+        (
+            "[queues]\nalarms = \"azure-storage\"\n[queues.azure_storage]\nendpoint = \"http://contoso.example\"\n",
+            "https://",
+        ),
+        (
+            "[queues]\nalarms = \"azure-storage\"\n[queues.azure_storage]\nendpoint = \"https://c.example/?sig=x\"\n",
+            "signature belongs into a file",
+        ),
+        (
+            "[queues]\nalarms = \"azure-storage\"\n[queues.azure_storage]\naccess = \"signature\"\naccount = \"c\"\n",
+            "signature needs secret_file",
+        ),
+    ] {
+        let error = load(&whole(text)).unwrap_err();
+        assert!(error.contains(said), "{text:?} gave {error:?}");
+    }
 }
 
 /// Settings of passwords that cannot be, each named by its key and with a mend.
