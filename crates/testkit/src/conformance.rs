@@ -22,6 +22,7 @@ pub mod dead_letters;
 pub mod directory;
 pub mod intake;
 pub mod ledger;
+pub mod letter_jobs;
 pub mod queue;
 pub mod results;
 pub mod rotations;
@@ -74,6 +75,15 @@ macro_rules! conformance {
             a_void_receipt_buries_nothing,
             a_replay_moves_a_letter_once,
             a_replay_repeated_moves_nothing,
+        ]);
+    };
+    (letter_jobs, $subject:ty) => {
+        $crate::conformance!(@cases letter_jobs, $subject, [
+            pages_join,
+            a_job_is_read_as_begun,
+            letters_move_once,
+            a_discard_sends_nothing,
+            a_pace_is_kept,
         ]);
     };
     (directory, $subject:ty) => {
