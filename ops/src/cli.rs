@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use keyturn_domain::span::Span;
 
 /// Rotates the local administrator password of every cloud-managed device.
 #[derive(Debug, Parser)]
@@ -40,8 +41,8 @@ pub(crate) enum Command {
     Device(Device),
     /// Show the passwords a device may have now. Recorded in the audit before anything is shown.
     Reveal(Reveal),
-    /// How full the queues are.
-    Queues,
+    /// How full the queues are, and with --watch how fast they move.
+    Queues(Queues),
     /// Messages that were given up on.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -68,6 +69,16 @@ pub(crate) enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(Config),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Queues {
+    /// Look again every so often, 2s if nothing is said, and tell how many messages came and were done with in between.
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "2s")]
+    pub(crate) watch: Option<Span>,
+    /// With --watch: end after so many looks.
+    #[arg(long, requires = "watch")]
+    pub(crate) looks: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

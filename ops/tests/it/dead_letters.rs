@@ -298,3 +298,30 @@ async fn what_would_do_no_good_is_left_out_and_does_no_harm() {
     world.devices[0].invariant_settled(deployment);
     world.stop();
 }
+
+#[tokio::test]
+async fn queues_are_watched_and_their_rates_told() {
+    let (deployment, device) = (Deployment::init(), register());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+    let command = command.arg("--config").arg(deployment.config());
+    let words = ["--output", "json", "queues", "--watch", "1s", "--looks", "2"];
+    let mut watching = command.args(words).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
+    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(
+        (&first["queues"][3]["total"], &first["queues"][3]["in_per_minute"]),
+        (&0.into(), &Value::Null)
+    );
+    bury_alarms(&deployment, &device, 2).await;
+    engines(&deployment).queue().send(QueueName::Alarms, vec![alarm(&device)]).await.unwrap();
+    let second: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert!(watching.wait().unwrap().success());
+    let row = &second["queues"][3];
+    assert_eq!((&row["total"], &row["dead"], &row["sent"]), (&1.into(), &2.into(), &3.into()));
+    let minutes = (second["at_ms"].as_f64().unwrap() - first["at_ms"].as_f64().unwrap()) / 60_000.0;
+    let (came, went) = (row["in_per_minute"].as_f64().unwrap(), row["out_per_minute"].as_f64().unwrap());
+    assert!((came * minutes - 3.0).abs() < 0.5 && (went * minutes - 2.0).abs() < 0.5, "{row}");
+    assert!(deployment.ok(&["queues", "--watch", "100ms", "--looks", "1"]).contains("OUT/MIN"));
+    let output = deployment.keyturn(&["queues", "--watch", "1ms"]);
+    assert!(text(&output.stderr).contains("at least 100ms apart"));
+}
