@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Up(up) => return up::run(&arguments, up).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
-        Command::Queues => queues::run(&open()?).await?,
+        Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
         Command::Audit(audit) => return audit::run(&open()?, audit).await,
         Command::Keys(keys) => keys::run(&open()?, keys).await?,

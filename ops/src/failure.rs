@@ -16,6 +16,9 @@ pub(crate) enum Failure {
     /// Exit code 6: some of it worked.
     #[error("{0}")]
     Partial(String),
+    /// Exit code 130: somebody pressed Ctrl-C. What was done is done.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 /// Tells the error and its causes.
@@ -27,6 +30,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Some(Failure::NotFound(_)) => 3,
         Some(Failure::Conflict(_)) => 5,
         Some(Failure::Partial(_)) => 6,
+        Some(Failure::Interrupted(_)) => 130,
         None => 1,
     })
 }

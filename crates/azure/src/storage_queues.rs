@@ -281,7 +281,7 @@ impl Queue for StorageQueues {
         let leased = if waiting.len() < AT_ONCE { total.saturating_sub(seen) } else { 0 };
         let enqueued = waiting.iter().filter_map(|text| Head::split(text)).map(|(head, _)| head.enqueued);
         let oldest = enqueued.chain(self.receipts.oldest(queue, self.clock.now())).min();
-        Ok(Depth { total, leased, oldest, dead })
+        Ok(Depth { total, leased, oldest, dead, sent: None })
     }
 
     /// Resolves when this process sends to the queue, and after the time between two looks at the latest: the

@@ -1,6 +1,9 @@
 //! Dead letters.
 
+mod jobs;
+
 use async_trait::async_trait;
+use keyturn_domain::ids::{DeviceId, RequestId};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::dead_letters::{Attempt, DeadLetter, DeadLetterId, DeadLetters, Died, Graveyard};
@@ -46,7 +49,7 @@ impl DeadLetters for Database {
         let replay = move |batch: &mut Batch<'_>| {
             let mut moved = Vec::new();
             for (id, onto, body) in &letters {
-                if replay_one(batch, *id, *onto, body)? {
+                if replay_one(batch, *id, *onto, body)?.is_some() {
                     moved.push(*id);
                 }
             }
@@ -109,20 +112,50 @@ fn list(connection: &Connection, queue: Option<QueueName>, limit: usize) -> Resu
     found.into_iter().map(letter).collect()
 }
 
-fn replay_one(batch: &mut Batch<'_>, id: DeadLetterId, onto: QueueName, body: &str) -> Result<bool, Failure> {
+/// At most `limit` letters before the one with this number, newest first.
+fn since(
+    connection: &Connection,
+    id: Option<DeadLetterId>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, Failure> {
+    let before = id.map_or(i64::MAX, column);
+    let found: Vec<Stored> = connection
+        .prepare_cached(letters!("WHERE id < ?1 ORDER BY id DESC LIMIT ?2"))?
+        .query_map((before, rows::count(limit)), stored)?
+        .collect::<Result<_, _>>()?;
+    found.into_iter().map(letter).collect()
+}
+
+/// Which queue a letter died on, which message it was, and whose.
+type Removed = (QueueName, RequestId, DeviceId);
+
+/// Moves a letter onto a queue; none if it is gone.
+fn replay_one(
+    batch: &mut Batch<'_>,
+    id: DeadLetterId,
+    onto: QueueName,
+    body: &str,
+) -> Result<Option<Removed>, Failure> {
+    let removed = remove(batch, id)?;
+    if let Some((_, request, device)) = removed {
+        enqueue(batch, onto, &NewMessage { request, device, body: body.to_owned() })?;
+    }
+    Ok(removed)
+}
+
+/// Takes a letter away; none if it is gone.
+fn remove(batch: &mut Batch<'_>, id: DeadLetterId) -> Result<Option<Removed>, Failure> {
     let found = batch
         .prepare("SELECT queue, request, device FROM dead_letters WHERE id = ?1")?
         .query_row([column(id)], |row| {
             Ok((rows::queue(row, 0)?, rows::request(row, 1)?, rows::device(row, 2)?))
         })
         .optional()?;
-    let Some((from, request, device)) = found else {
-        return Ok(false);
-    };
-    batch.execute("DELETE FROM dead_letters WHERE id = ?1", [column(id)])?;
-    batch.count_dead(from, -1);
-    enqueue(batch, onto, &NewMessage { request, device, body: body.to_owned() })?;
-    Ok(true)
+    if let Some((from, ..)) = found {
+        batch.execute("DELETE FROM dead_letters WHERE id = ?1", [column(id)])?;
+        batch.count_dead(from, -1);
+    }
+    Ok(found)
 }
 
 /// The attempts of a message that dies of `error`, as its dead letter keeps them.

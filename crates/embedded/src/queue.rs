@@ -175,7 +175,14 @@ fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<D
         .prepare_cached(per_queue!(queue, "SELECT enqueued_at FROM queue_", " ORDER BY id LIMIT 1"))?
         .query_row([], |row| rows::time(row, 0))
         .optional()?;
-    Ok(Depth { total, leased, oldest, dead })
+    let sent = snapshot
+        .prepare_cached(per_queue!(
+            queue,
+            "SELECT max(taken, (SELECT coalesce(max(id), 0) FROM queue_",
+            ")) FROM queue_counters WHERE queue = ?1"
+        ))?
+        .query_row([rows::queue_code(queue)], |row| rows::number(row, 0))?;
+    Ok(Depth { total, leased, oldest, dead, sent: Some(sent) })
 }
 
 /// When a message is visible next: at the beginning of time if there is a new one.

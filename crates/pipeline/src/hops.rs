@@ -86,7 +86,7 @@ impl Queue for Hops {
         let outside = engine.depth(queue).await?;
         let oldest = [inside.oldest, outside.oldest].into_iter().flatten().min();
         let total = inside.total.saturating_add(outside.total);
-        Ok(Depth { total, leased: outside.leased, oldest, dead: inside.dead })
+        Ok(Depth { total, leased: outside.leased, oldest, dead: inside.dead, sent: outside.sent })
     }
 
     async fn arrival(&self, queue: QueueName) {

@@ -5,6 +5,8 @@
 //! result already signed, and goes back to the notifier, which checks that its version is still outstanding. A dead
 //! alarm goes to its webhook again, under the id it had.
 
+pub mod eligible;
+
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::QueueName;
 use keyturn_schemas::alarm::AlarmRaised;
@@ -18,6 +20,13 @@ pub struct NotReplayable {
     id: DeadLetterId,
     queue: QueueName,
     why: String,
+}
+
+impl NotReplayable {
+    /// Why, in words.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
 }
 
 /// Where a dead letter goes and with what body.

@@ -47,6 +47,12 @@ pub enum Action {
     StoreRestored,
     /// Dead letters were put back on their way.
     DeadLettersReplayed,
+    /// Dead letters were taken away for good.
+    DeadLettersDiscarded,
+    /// A device was held: it gets no new password until it is released.
+    RotationHeld,
+    /// The head of the audit was signed, to be kept elsewhere.
+    AuditAnchored,
 }
 
 /// A row of the chain.

@@ -1,5 +1,8 @@
 //! Dead letters: messages that were given up on, kept until somebody decides.
 
+pub mod filter;
+pub mod jobs;
+
 use async_trait::async_trait;
 use keyturn_domain::time::UnixMillis;
 use serde::Serialize;

@@ -154,6 +154,9 @@ pub struct Depth {
     pub oldest: Option<UnixMillis>,
     /// Dead letters.
     pub dead: u64,
+    /// A number that grows by one with each message that is sent, and never falls; none if the engine has no such. Two
+    /// looks tell how many came in between, and with `total` how many were done with.
+    pub sent: Option<u64>,
 }
 
 /// Looking at what waits, without taking it.

@@ -13,6 +13,7 @@ use keyturn_embedded::{
 use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
+use keyturn_ports::dead_letters::jobs::Jobs as LetterJobs;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
@@ -73,6 +74,11 @@ impl Engines {
 
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
+        Arc::new(self.database.clone())
+    }
+
+    /// Jobs on dead letters.
+    pub fn letter_jobs(&self) -> Arc<dyn LetterJobs> {
         Arc::new(self.database.clone())
     }
 

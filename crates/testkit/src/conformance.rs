@@ -23,6 +23,7 @@ pub mod directory;
 pub mod graveyard;
 pub mod intake;
 pub mod ledger;
+pub mod letter_jobs;
 pub mod queue;
 pub mod results;
 pub mod rotations;
@@ -81,6 +82,15 @@ macro_rules! conformance {
         $crate::conformance!(@cases graveyard, $subject, [
             what_died_elsewhere_is_listed_and_replayed,
             what_is_buried_twice_is_there_once,
+        ]);
+    };
+    (letter_jobs, $subject:ty) => {
+        $crate::conformance!(@cases letter_jobs, $subject, [
+            pages_join,
+            a_job_is_read_as_begun,
+            letters_move_once,
+            a_discard_sends_nothing,
+            a_pace_is_kept,
         ]);
     };
     (directory, $subject:ty) => {

@@ -60,5 +60,8 @@ fn word(action: Action) -> &'static str {
         Action::BackupMade => "backup made",
         Action::StoreRestored => "store restored",
         Action::DeadLettersReplayed => "dead letters replayed",
+        Action::DeadLettersDiscarded => "dead letters discarded",
+        Action::RotationHeld => "rotation held",
+        Action::AuditAnchored => "audit anchored",
     }
 }

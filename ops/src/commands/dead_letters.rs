@@ -1,38 +1,56 @@
-//! `keyturn dead-letters`.
+//! `keyturn dead-letters`: looking at them, and putting them back on their way or away.
+
+mod select;
+mod work;
 
 use anyhow::{Context as _, Result, bail};
+use keyturn_domain::time::UnixMillis;
 use keyturn_pipeline::replay;
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
-use keyturn_ports::queue::QueueName;
+use keyturn_ports::queue::{DeadReason, QueueName};
+use keyturn_schemas::envelope::TraceParent;
 use keyturn_service::engines::Engines;
 use serde_json::{Value, json};
 
+use self::select::{Judged, Names, Selection};
 use super::Deployment;
-use crate::cli::{DeadLetters, Output};
+use crate::cli::{DeadLetters, Letters, Output};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::{operator, output};
 
 pub(super) async fn run(deployment: &Deployment, command: &DeadLetters) -> Result<()> {
     match command {
-        DeadLetters::List { queue, limit } => list(deployment, queue.as_deref(), *limit).await,
-        DeadLetters::Show { id } => show(deployment, DeadLetterId(*id)).await,
-        DeadLetters::Replay { ids, reason } => {
-            let ids: Vec<DeadLetterId> = ids.iter().copied().map(DeadLetterId).collect();
-            let moved = replay(&deployment.engines, &ids, &operator::name(), reason).await?;
-            eprintln!("{} of {} dead letters are on their way again.", moved.len(), ids.len());
-            Ok(())
+        DeadLetters::List { queue, filter, each, limit } => {
+            list(deployment, queue.as_deref(), filter.as_deref(), *each, *limit).await
         }
+        DeadLetters::Show { id } => show(deployment, DeadLetterId(*id)).await,
+        DeadLetters::Replay(bulk) => work::replay(deployment, bulk).await,
+        DeadLetters::Discard(discard) => work::discard(deployment, discard).await,
+        DeadLetters::Export(letters) => export(deployment, letters).await,
+        DeadLetters::Jobs { limit } => work::list(deployment, *limit).await,
     }
 }
 
-async fn list(deployment: &Deployment, queue: Option<&str>, limit: usize) -> Result<()> {
+async fn list(
+    deployment: &Deployment,
+    queue: Option<&str>,
+    filter: Option<&str>,
+    each: bool,
+    limit: usize,
+) -> Result<()> {
     let unknown =
         |name: &str| format!("--queue {name}: the queues are requests, findings, outcomes and alarms");
     let queue = queue.map(|name| QueueName::parse(name).with_context(|| unknown(name))).transpose()?;
-    let letters = deployment.engines.dead_letters().list(queue, limit).await?;
+    let mut names = Names::new(deployment);
+    let mut letters = Selection::parse(filter, &[])?.letters(&mut names).await?;
+    letters.retain(|letter| queue.is_none_or(|queue| letter.queue == queue));
     let now = deployment.engines.clock().now();
+    if !each {
+        return groups(deployment, &mut names, &letters, now).await;
+    }
+    letters.truncate(limit);
     let cells = letters.iter().map(|letter| {
         let age = output::ago(letter.died, now);
         let (id, device) = (letter.id.0.to_string(), letter.message.device.to_string());
@@ -42,30 +60,111 @@ async fn list(deployment: &Deployment, queue: Option<&str>, limit: usize) -> Res
     output::table(deployment.output, ["ID", "QUEUE", "REASON", "AGE", "DEVICE", "LAST ERROR"], cells, &value)
 }
 
+/// Letters of one queue that died for one reason.
+struct Group {
+    queue: QueueName,
+    reason: DeadReason,
+    count: u64,
+    replayable: u64,
+    oldest: UnixMillis,
+    newest: UnixMillis,
+    error: String,
+}
+
+/// The group with the newest letter first, and its newest error.
+async fn groups(
+    deployment: &Deployment,
+    names: &mut Names<'_>,
+    letters: &[DeadLetter],
+    now: UnixMillis,
+) -> Result<()> {
+    let mut groups: Vec<Group> = Vec::new();
+    for letter in letters {
+        let replayable = u64::from(names.judge(letter).await?.is_ok());
+        let same = |group: &&mut Group| (group.queue, group.reason) == (letter.queue, letter.reason);
+        match groups.iter_mut().find(same) {
+            Some(group) => {
+                group.count += 1;
+                group.replayable += replayable;
+                group.oldest = group.oldest.min(letter.died);
+                group.newest = group.newest.max(letter.died);
+            }
+            None => groups.push(Group {
+                queue: letter.queue,
+                reason: letter.reason,
+                count: 1,
+                replayable,
+                oldest: letter.died,
+                newest: letter.died,
+                error: last_error(letter),
+            }),
+        }
+    }
+    let cells = groups.iter().map(|group| {
+        let (oldest, newest) = (output::ago(group.oldest, now), output::ago(group.newest, now));
+        let (count, replayable) = (group.count.to_string(), group.replayable.to_string());
+        let (queue, reason) = (group.queue.to_string(), group.reason.to_string());
+        [queue, reason, count, oldest, newest, replayable, group.error.clone()]
+    });
+    let value = groups.iter().map(|group| {
+        json!({
+            "queue": group.queue, "reason": group.reason, "count": group.count, "replayable": group.replayable,
+            "oldest_ms": group.oldest, "newest_ms": group.newest, "last_error": group.error,
+        })
+    });
+    let value: Vec<Value> = value.collect();
+    let headings = ["QUEUE", "REASON", "COUNT", "OLDEST", "NEWEST", "REPLAYABLE", "LAST ERROR"];
+    output::table(deployment.output, headings, cells, &value)
+}
+
 async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
     let letter = find(&deployment.engines, id).await?;
+    let mut names = Names::new(deployment);
+    let judged = names.judge(&letter).await?;
     if deployment.output == Output::Json {
-        return output::json(&describe(&letter));
+        let mut value = describe(&letter);
+        if let (Some(fields), Err(skip)) = (value.as_object_mut(), &judged) {
+            fields.insert("left_out".to_owned(), json!(skip));
+        }
+        return output::json(&value);
     }
     say!("dead letter {} of {}: {}", id.0, letter.queue, letter.reason);
     say!("  device   {}", letter.message.device);
     say!("  message  {}", letter.message.request);
-    say!(
-        "  sent     {}, died {}, delivered {} times",
-        output::when(letter.enqueued),
-        output::when(letter.died),
-        letter.deliveries
-    );
+    if let Some(trace) = trace(&letter) {
+        say!("  trace    {trace}");
+    }
+    let (sent, died) = (output::when(letter.enqueued), output::when(letter.died));
+    say!("  sent     {sent}, died {died}, delivered {} times", letter.deliveries);
+    say!("  attempts, the last {} of {}:", letter.attempts.len(), letter.deliveries);
     for attempt in &letter.attempts {
         say!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
     }
-    match replay::plan(&letter) {
-        Ok((_, queue, _)) => {
+    tell(&letter, judged);
+    say!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
+    Ok(())
+}
+
+fn tell(letter: &DeadLetter, judged: Judged) {
+    match (replay::plan(letter), judged) {
+        (Err(error), _) => say!("  {error}"),
+        (Ok((_, queue, _)), Ok(_)) => {
             say!("  can be replayed: it enters at {queue} and every check is made again");
         }
-        Err(error) => say!("  {error}"),
+        (Ok((_, queue, _)), Err(skip)) => {
+            say!("  a replay of many leaves it out ({}): {}", skip.as_str(), skip.meaning());
+            say!(
+                "  by its number it can be replayed all the same: it enters at {queue} and every check is made again"
+            );
+        }
     }
-    say!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
+}
+
+async fn export(deployment: &Deployment, letters: &Letters) -> Result<()> {
+    let mut names = Names::new(deployment);
+    for letter in Selection::parse(letters.filter.as_deref(), &letters.ids)?.letters(&mut names).await? {
+        output::json_line(&describe(&letter))?;
+    }
     Ok(())
 }
 
@@ -101,6 +200,14 @@ pub(crate) async fn replay(
     Ok(moved)
 }
 
+/// Puts the letters of these numbers back on their way, also those that a replay of many would leave out.
+async fn replay_by_number(deployment: &Deployment, ids: &[u64], reason: &str) -> Result<()> {
+    let ids: Vec<DeadLetterId> = ids.iter().copied().map(DeadLetterId).collect();
+    let moved = replay(&deployment.engines, &ids, &operator::name(), reason).await?;
+    eprintln!("{} of {} dead letters are on their way again.", moved.len(), ids.len());
+    Ok(())
+}
+
 async fn find(engines: &Engines, id: DeadLetterId) -> Result<DeadLetter> {
     let missing =
         || Failure::NotFound(format!("{}: there is no such dead letter; it may have been replayed", id.0));
@@ -111,11 +218,18 @@ fn last_error(letter: &DeadLetter) -> String {
     letter.attempts.last().map(|attempt| attempt.error.clone()).unwrap_or_default()
 }
 
+/// The trace that the letter's message belongs to.
+fn trace(letter: &DeadLetter) -> Option<String> {
+    let envelope: Value = serde_json::from_str(&letter.message.body).ok()?;
+    let trace: TraceParent = envelope.get("traceparent")?.as_str()?.parse().ok()?;
+    Some(trace.trace_id())
+}
+
 fn describe(letter: &DeadLetter) -> Value {
     json!({
         "id": letter.id, "queue": letter.queue, "reason": letter.reason, "device_id": letter.message.device,
-        "request_id": letter.message.request, "enqueued_ms": letter.enqueued, "died_ms": letter.died,
-        "deliveries": letter.deliveries, "attempts": letter.attempts,
+        "request_id": letter.message.request, "trace_id": trace(letter), "enqueued_ms": letter.enqueued,
+        "died_ms": letter.died, "deliveries": letter.deliveries, "attempts": letter.attempts,
         "replayable": replay::plan(letter).is_ok(), "message": redacted(&letter.message.body),
     })
 }

@@ -5,6 +5,7 @@
 mod alarms;
 mod canary;
 mod cli;
+mod dead_letters;
 mod deployment;
 mod hostile;
 mod keys;

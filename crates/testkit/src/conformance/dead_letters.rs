@@ -24,7 +24,7 @@ fn dead(error: &str) -> Settlement {
 }
 
 /// Sends messages and buries each.
-async fn bury(engine: &impl Queue, messages: impl IntoIterator<Item = u8>) {
+pub(super) async fn bury(engine: &impl Queue, messages: impl IntoIterator<Item = u8>) {
     for n in messages {
         engine.send(QUEUE, vec![sample::message(n)]).await.unwrap();
         for leased in lease(engine, QUEUE).await {

@@ -1,0 +1,327 @@
+//! Dead letters as an operator meets them: looked at, planned, replayed by a command that is killed, discarded.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::clock::Clock as _;
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::ids::{EventId, LaneId, RequestId};
+use keyturn_domain::lane::Alarm;
+use keyturn_ports::queue::{DeadReason, NewMessage, QueueName, Settlement};
+use keyturn_schemas::alarm::AlarmRaised;
+use keyturn_schemas::envelope::{Envelope, TraceParent};
+use keyturn_service::config::Config;
+use keyturn_service::engines::Engines;
+use serde_json::Value;
+
+use crate::deployment::{Deployment, Registration, register, text};
+use crate::keys::World;
+
+fn engines(deployment: &Deployment) -> Engines {
+    Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap()
+}
+
+/// Sends a message to a queue and gives up on it.
+async fn bury(
+    deployment: &Deployment,
+    queue: QueueName,
+    message: NewMessage,
+    reason: DeadReason,
+    error: &str,
+) {
+    let engines = engines(deployment);
+    let lease = std::time::Duration::from_mins(1);
+    engines.queue().send(queue, vec![message]).await.unwrap();
+    for leased in engines.queue().lease(queue, 9, lease).await.unwrap() {
+        let dead = Settlement::DeadLetter { reason, error: error.to_owned() };
+        engines.queue().settle(queue, vec![(leased.receipt, dead)], Vec::new()).await.unwrap();
+    }
+}
+
+/// An alarm on its way to a webhook: a message that a replay can move as it is.
+fn alarm(device: &Registration) -> NewMessage {
+    let (entropy, now): (&dyn Entropy, _) = (&SystemEntropy, SystemClock.now());
+    let raised = AlarmRaised {
+        event: EventId(entropy.bytes()),
+        at_ms: now,
+        lane: LaneId(entropy.bytes()),
+        alarm: Alarm::Clone,
+        webhook: Some("desk".parse().unwrap()),
+    };
+    let request = RequestId(entropy.bytes());
+    let trace = TraceParent::draw(entropy);
+    let body = Envelope::new(request, device.id, "rotator", now, trace, raised).to_json();
+    NewMessage { request, device: device.id, body }
+}
+
+async fn bury_alarms(deployment: &Deployment, device: &Registration, count: usize) {
+    for _ in 0..count {
+        bury(deployment, QueueName::Alarms, alarm(device), DeadReason::Exhausted, "503 from «desk»").await;
+    }
+}
+
+fn json(deployment: &Deployment, arguments: &[&str]) -> Value {
+    serde_json::from_str(&deployment.ok(&[&["--output", "json", "dead-letters"], arguments].concat()))
+        .unwrap()
+}
+
+fn fails(deployment: &Deployment, arguments: &[&str], code: i32, said: &str) {
+    let output = deployment.keyturn(&[&["dead-letters"], arguments].concat());
+    let error = text(&output.stderr);
+    assert!(output.status.code() == Some(code) && error.contains(said), "{arguments:?}: {error}");
+}
+
+/// Waiting, leased or not, and dead.
+async fn alarms(deployment: &Deployment) -> (u64, u64) {
+    let depth = engines(deployment).queue().depth(QueueName::Alarms).await.unwrap();
+    (depth.total, depth.dead)
+}
+
+fn recorded(deployment: &Deployment, action: &str) -> usize {
+    let rows = deployment.ok(&["audit", "export"]);
+    rows.lines().filter(|row| row.contains(&format!("\"Action\":\"{action}\""))).count()
+}
+
+#[tokio::test]
+async fn they_are_grouped_filtered_planned_and_replayed_once() {
+    let (deployment, device) = (Deployment::init(), register());
+    deployment.add(&device, "LAB-07");
+    bury_alarms(&deployment, &device, 3).await;
+    let junk = NewMessage { body: "not an envelope".to_owned(), ..alarm(&device) };
+    bury(&deployment, QueueName::Findings, junk, DeadReason::Undecodable, "expected value at line 1").await;
+
+    let groups = json(&deployment, &["list"]);
+    let told: Vec<_> =
+        groups.as_array().unwrap().iter().map(|g| (&g["queue"], &g["count"], &g["replayable"])).collect();
+    let (findings, alarms_) = (Value::from("findings"), Value::from("alarms"));
+    assert_eq!(told, [(&findings, &1.into(), &0.into()), (&alarms_, &3.into(), &3.into())]);
+    let each = json(&deployment, &["list", "--each", "--where", "label:lab-* reason:exhausted"]);
+    assert_eq!(each.as_array().unwrap().len(), 3);
+    assert_eq!(each[0]["trace_id"].as_str().unwrap().len(), 32);
+    assert_eq!(json(&deployment, &["list", "--where", "group:nobody"]).as_array().unwrap().len(), 0);
+    fails(&deployment, &["list", "--where", "reason:exhausted raeson:x"], 1, "at character 18: no such key");
+    let shown = deployment.ok(&["dead-letters", "show", &each[0]["id"].to_string()]);
+    assert!(shown.contains("trace    ") && shown.contains("503 from «desk»"), "{shown}");
+
+    let plan = json(&deployment, &["replay", "--where", "age:<1d", "--dry-run", "--max-rate", "2"]);
+    assert_eq!((&plan["matched"], &plan["eligible"], &plan["minutes"]), (&4.into(), &3.into(), &2.into()));
+    assert_eq!((&plan["skipped"][0]["why"], &plan["skipped"][0]["count"]), (&"unreadable".into(), &1.into()));
+    assert_eq!(alarms(&deployment).await, (0, 3), "a plan changes nothing");
+    assert_eq!(recorded(&deployment, "DeadLettersReplayed"), 0);
+
+    let name = plan["plan"].as_str().unwrap();
+    bury_alarms(&deployment, &device, 1).await;
+    let by_plan = ["replay", "--where", "age:<1d", "--plan", name, "--reason", "desk is back"];
+    fails(&deployment, &by_plan, 5, "not those of plan");
+    assert_eq!(alarms(&deployment).await, (0, 4));
+    let plan = json(&deployment, &["replay", "--where", "age:<1d", "--dry-run"]);
+    let by_plan = [
+        "replay",
+        "--where",
+        "age:<1d",
+        "--plan",
+        plan["plan"].as_str().unwrap(),
+        "--reason",
+        "desk is back",
+    ];
+    let before = engines(&deployment).dead_letters().list(Some(QueueName::Alarms), 9).await.unwrap();
+    let done = json(&deployment, &by_plan);
+    assert_eq!((&done["job"]["moved"], &done["finished"]), (&4.into(), &true.into()));
+    fails(&deployment, &by_plan, 5, "not those of plan");
+    fails(&deployment, &["replay", "--where", "age:<1d", "--reason", "again"], 3, "left out: 1 unreadable");
+    assert_eq!(alarms(&deployment).await, (4, 0), "each moved once");
+    assert_eq!(recorded(&deployment, "DeadLettersReplayed"), 1 + 4);
+
+    // The same messages, byte for byte.
+    let leased =
+        engines(&deployment).queue().lease(QueueName::Alarms, 9, std::time::Duration::from_secs(9)).await;
+    let mut on_queue: Vec<_> = leased.unwrap().into_iter().map(|leased| leased.message).collect();
+    let mut were: Vec<_> = before.into_iter().map(|letter| letter.message).collect();
+    on_queue.sort_by_key(|message| message.request);
+    were.sort_by_key(|message| message.request);
+    assert_eq!(on_queue, were);
+}
+
+#[tokio::test]
+async fn a_killed_replay_goes_on_and_an_interrupted_one_says_how() {
+    let (deployment, device) = (Deployment::init(), register());
+    bury_alarms(&deployment, &device, 4).await;
+    let words =
+        ["dead-letters", "replay", "--where", "reason:exhausted", "--max-rate", "60", "--reason", "drill"];
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+        let command = command.arg("--config").arg(deployment.config()).args(words);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let done = || json(&deployment, &["jobs"])[0]["done"].as_u64().unwrap_or_default();
+    let mut running = start();
+    while done() == 0 {
+        assert!(running.try_wait().unwrap().is_none(), "it ended by itself");
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let (waiting, dead) = alarms(&deployment).await;
+    assert!(waiting >= 1 && dead >= 1 && waiting + dead == 4, "{waiting} {dead}");
+
+    // A letter that died since is not of this job.
+    bury(&deployment, QueueName::Outcomes, alarm(&device), DeadReason::Exhausted, "late").await;
+    let cut = done();
+    let mut running = start();
+    while done() == cut {
+        assert!(running.try_wait().unwrap().is_none(), "it ended by itself");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&running), rustix::process::Signal::INT)
+        .unwrap();
+    let ended = running.wait_with_output().unwrap();
+    let said = text(&ended.stderr);
+    assert!(ended.status.code() == Some(130) && said.contains("--resume 1"), "{said}");
+    let finished = json(&deployment, &["replay", "--resume", "1"]);
+    assert_eq!((&finished["job"]["moved"], &finished["finished"]), (&4.into(), &true.into()));
+    assert_eq!(json(&deployment, &["jobs"]).as_array().unwrap().len(), 1);
+    assert_eq!(alarms(&deployment).await, (4, 0), "none is lost, none is there twice");
+    assert_eq!(json(&deployment, &["list"])[0]["queue"], "outcomes", "and the newcomer is left alone");
+    assert_eq!(recorded(&deployment, "DeadLettersReplayed"), 1 + 4);
+    assert!(deployment.ok(&["audit", "verify"]).contains("the chain is whole"));
+    fails(&deployment, &["replay", "--resume", "9"], 3, "no such job");
+}
+
+#[tokio::test]
+async fn a_discard_archives_first_and_wants_the_queues_name() {
+    let (deployment, device) = (Deployment::init(), register());
+    bury_alarms(&deployment, &device, 2).await;
+    bury(&deployment, QueueName::Findings, alarm(&device), DeadReason::Untrusted, "forged").await;
+    let archive = deployment.path("archive.jsonl");
+    let path = archive.to_str().unwrap();
+    let words = |filter, queue| {
+        ["discard", "--where", filter, "--archive", path, "--yes-discard", queue, "--reason", "old"]
+    };
+    fails(&deployment, &["discard", "--reason", "x"], 2, "required");
+    fails(&deployment, &["discard", "--where", " ", "--reason", "x"], 1, "needs --where");
+    fails(&deployment, &["discard", "--where", "queue:alarms", "--reason", "x"], 1, "--yes-discard alarms");
+    fails(&deployment, &words("queue:alarms", "findings"), 1, "not the queue's name");
+    fails(&deployment, &words("age:<1d", "alarms"), 1, "several queues");
+    let nowhere = [
+        "discard",
+        "--where",
+        "queue:alarms",
+        "--archive",
+        "/nonexistent/a",
+        "--yes-discard",
+        "alarms",
+        "--reason",
+        "x",
+    ];
+    fails(&deployment, &nowhere, 1, "could not be archived, so nothing was done");
+    assert!(!archive.exists());
+    assert_eq!((alarms(&deployment).await, recorded(&deployment, "DeadLettersDiscarded")), ((0, 2), 0));
+
+    let exported = deployment.ok(&["dead-letters", "export", "--where", "queue:alarms"]);
+    assert_eq!(exported.lines().count(), 2);
+    deployment.ok(&[&["dead-letters"], &words("queue:alarms", "alarms")[..]].concat());
+    let kept = fs::read_to_string(&archive).unwrap();
+    assert_eq!(kept.lines().count(), 2);
+    for line in kept.lines() {
+        let letter: Value = serde_json::from_str(line).unwrap();
+        assert!(Envelope::<AlarmRaised>::parse(letter["body"].as_str().unwrap()).is_ok(), "{line}");
+    }
+    assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!((alarms(&deployment).await, recorded(&deployment, "DeadLettersDiscarded")), ((0, 0), 3));
+    bury_alarms(&deployment, &device, 1).await;
+    fails(&deployment, &words("queue:alarms", "alarms"), 1, "File exists");
+    assert_eq!(alarms(&deployment).await, (0, 1), "an archive is never overwritten");
+}
+
+/// Real messages of real devices: what its device waits for no longer, what it has said since, and what is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_do_no_good_is_left_out_and_does_no_harm() {
+    let mut world = World::start().await;
+    let deployment = &world.deployment;
+    // Nobody works: one device's request is taken from the queue by hand, and dies.
+    let name = world.devices[0].name.clone();
+    world.workers.stop.cancel();
+    let agent = world.devices[0].agent();
+    let asking = tokio::spawn(async move { agent.once().await });
+    let engines = engines(deployment);
+    let message = loop {
+        let waiting =
+            engines.queue().lease(QueueName::Requests, 1, std::time::Duration::from_mins(1)).await.unwrap();
+        if let Some(leased) = waiting.into_iter().next() {
+            break leased;
+        }
+        tokio::task::yield_now().await;
+    };
+    asking.abort();
+    let dead =
+        Settlement::DeadLetter { reason: DeadReason::Exhausted, error: "the vault is away".to_owned() };
+    engines
+        .queue()
+        .settle(QueueName::Requests, vec![(message.receipt.clone(), dead)], Vec::new())
+        .await
+        .unwrap();
+    let plan =
+        |deployment: &Deployment| json(deployment, &["replay", "--where", "reason:exhausted", "--dry-run"]);
+    assert_eq!(plan(deployment)["eligible"], 1, "its device still waits");
+
+    let stranger = register();
+    let gone = NewMessage { device: stranger.id, ..message.message.clone() };
+    bury(deployment, QueueName::Requests, gone, DeadReason::Exhausted, "x").await;
+    let skipped = plan(deployment);
+    assert_eq!((&skipped["eligible"], &skipped["skipped"][0]["why"]), (&1.into(), &"device_gone".into()));
+
+    // The device comes again, and is answered: the dead request is old news.
+    keyturn_ops::Roles::new(
+        keyturn_service::shell::host(Config::load(&deployment.config()).unwrap()).unwrap(),
+    )
+    .work()
+    .unwrap();
+    world.round().await;
+    let deployment = &world.deployment;
+    let skipped = plan(deployment);
+    let reasons: Vec<_> =
+        skipped["skipped"].as_array().unwrap().iter().map(|skip| skip["why"].as_str().unwrap()).collect();
+    assert_eq!((&skipped["eligible"], reasons), (&0.into(), vec!["superseded", "device_gone"]));
+    let versions = |deployment: &Deployment| {
+        let history = deployment.ok(&["--output", "json", "device", "history", &name]);
+        serde_json::from_str::<Vec<Value>>(&history).unwrap().len()
+    };
+    let before = versions(deployment);
+    // By its number it goes all the same, and makes nothing new.
+    let letters = json(deployment, &["list", "--each", "--where", "error:vault"]);
+    let id = letters[0]["id"].to_string();
+    deployment.ok(&["dead-letters", "replay", &id, "--reason", "prove it"]);
+    while engines.result_reader().result(message.message.request).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(versions(deployment), before, "an old request makes no password");
+    world.devices[0].invariant_settled(deployment);
+    world.stop();
+}
+
+#[tokio::test]
+async fn queues_are_watched_and_their_rates_told() {
+    let (deployment, device) = (Deployment::init(), register());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+    let command = command.arg("--config").arg(deployment.config());
+    let words = ["--output", "json", "queues", "--watch", "1s", "--looks", "2"];
+    let mut watching = command.args(words).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
+    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(
+        (&first["queues"][3]["total"], &first["queues"][3]["in_per_minute"]),
+        (&0.into(), &Value::Null)
+    );
+    bury_alarms(&deployment, &device, 2).await;
+    engines(&deployment).queue().send(QueueName::Alarms, vec![alarm(&device)]).await.unwrap();
+    let second: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert!(watching.wait().unwrap().success());
+    let row = &second["queues"][3];
+    assert_eq!((&row["total"], &row["dead"], &row["sent"]), (&1.into(), &2.into(), &3.into()));
+    let minutes = (second["at_ms"].as_f64().unwrap() - first["at_ms"].as_f64().unwrap()) / 60_000.0;
+    let (came, went) = (row["in_per_minute"].as_f64().unwrap(), row["out_per_minute"].as_f64().unwrap());
+    assert!((came * minutes - 3.0).abs() < 0.5 && (went * minutes - 2.0).abs() < 0.5, "{row}");
+    assert!(deployment.ok(&["queues", "--watch", "100ms", "--looks", "1"]).contains("OUT/MIN"));
+    let output = deployment.keyturn(&["queues", "--watch", "1ms"]);
+    assert!(text(&output.stderr).contains("at least 100ms apart"));
+}
