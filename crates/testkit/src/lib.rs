@@ -7,4 +7,5 @@ pub mod conformance;
 
 pub mod device;
 pub mod faults;
+pub mod postgres;
 pub mod system;
