@@ -1,6 +1,7 @@
 //! Connections: how one is made, and how those of a process are shared.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Mutex, PoisonError};
 
 use deadpool::Runtime;
@@ -69,6 +70,12 @@ impl Dialer {
     fn target(&self) -> Result<tokio_postgres::Config, Failure> {
         let mut target = self.settings.target.clone();
         if let Some(file) = &self.settings.password_file {
+            // Whoever knows the password is the database's owner, as far as the server can tell.
+            if std::fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o007 != 0) {
+                let detail =
+                    "is open to every user of this machine; take that away with chmod o= and change it";
+                return Err(Failure::denied(format!("{} {detail}", file.display())));
+            }
             let unreadable = |error| Failure::denied(format!("{} cannot be read: {error}", file.display()));
             let text = Zeroizing::new(std::fs::read_to_string(file).map_err(unreadable)?);
             target.password(text.trim_end_matches(['\r', '\n']));

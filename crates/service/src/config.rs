@@ -2,6 +2,7 @@
 
 mod policies;
 mod sections;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +19,8 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Rotation, Sections,
-    Tls, Trust, Vault, Workers,
+    Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Rotation,
+    Sections, State, Tls, Trust, Vault, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -39,6 +40,8 @@ pub struct Config {
     pub admission: AdmissionPolicy,
     /// How workers take their work.
     pub workers: WorkerSettings,
+    /// Where PostgreSQL is, if the state is there; None for the embedded file.
+    pub postgres: Option<keyturn_postgres::Settings>,
 }
 
 /// A configuration that cannot be used.
@@ -99,12 +102,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let (tls, vault) = (&mut self.ingress.tls, &mut self.vault);
+        let (tls, vault, postgres) = (&mut self.ingress.tls, &mut self.vault, &mut self.state.postgres);
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
             .chain([&mut vault.recovery_log, &mut vault.recovery_key].into_iter().flatten())
+            .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
     }
 
     /// Types every value and checks them together.
@@ -115,14 +119,18 @@ impl Sections {
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
+        let postgres = self.postgres().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
-        match (deployment, join_types, policies, admission) {
-            (Some(deployment), Some(join_types), Some(policies), Some(admission)) if problems.is_empty() => {
+        match (deployment, join_types, policies, admission, postgres) {
+            (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(postgres))
+                if problems.is_empty() =>
+            {
                 Ok(Config {
                     deployment,
                     join_types,
                     policies,
                     admission,
+                    postgres,
                     freshness: self.freshness(),
                     workers: self.worker_settings(),
                     sections: self,

@@ -6,7 +6,7 @@ use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
-use keyturn_embedded::{Database, MasterKeys, OpenError, OpenOptions, SealedVault};
+use keyturn_embedded::{MasterKeys, OpenOptions};
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
@@ -23,22 +23,80 @@ use crate::recovery::{LoggedVault, RecoveryLog};
 /// the role may use and no more.
 #[derive(Clone)]
 pub struct Engines {
-    database: Database,
+    state: State,
     recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
+/// Where the state is. Either implements every port.
+#[derive(Clone)]
+enum State {
+    Embedded(keyturn_embedded::Database),
+    Postgres(keyturn_postgres::Database),
+}
+
+/// Why the engines are not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file.
+    #[error(transparent)]
+    Embedded(#[from] keyturn_embedded::OpenError),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] keyturn_postgres::OpenError),
+}
+
+/// The state as one of its ports.
+macro_rules! port {
+    ($engines:expr) => {
+        match &$engines.state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        }
+    };
+}
+
+/// The vault beside the state, for whoever holds its keys.
+macro_rules! vault {
+    ($engines:expr, $keys:expr) => {
+        match &$engines.state {
+            State::Embedded(database) => {
+                Arc::new(keyturn_embedded::SealedVault::new(database.clone(), $keys))
+            }
+            State::Postgres(database) => {
+                Arc::new(keyturn_postgres::SealedVault::new(database.clone(), $keys))
+            }
+        }
+    };
+}
+
 impl Engines {
     /// Opens the engines that the configuration names.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
+        Self::open_as(config, "keyturn")
+    }
+
+    /// The same, under a name that a database server lists beside the connections.
+    pub fn open_as(config: &Config, name: &str) -> Result<Self, OpenError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let options = OpenOptions::new(&config.sections.data.file, Arc::clone(&clock), Arc::clone(&entropy));
+        let (time, chance) = (Arc::clone(&clock), Arc::clone(&entropy));
+        let state = match &config.postgres {
+            None => {
+                let options = OpenOptions::new(&config.sections.data.file, time, chance);
+                State::Embedded(keyturn_embedded::Database::open(options)?)
+            }
+            Some(settings) => {
+                let settings = settings.clone().named(name);
+                let times = keyturn_postgres::Times::Server;
+                State::Postgres(keyturn_postgres::Database::open(&settings, time, chance, times)?)
+            }
+        };
         let vault = &config.sections.vault;
         let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
         let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
-        Ok(Self { database: Database::open(options)?, recovery, clock, entropy })
+        Ok(Self { state, recovery, clock, entropy })
     }
 
     /// Time.
@@ -53,62 +111,62 @@ impl Engines {
 
     /// The queues.
     pub fn queue(&self) -> Arc<dyn Queue> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// What waits on the queues.
     pub fn backlog(&self) -> Arc<dyn Backlog> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The memory of accepted messages.
     pub fn intake(&self) -> Arc<dyn Intake> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The ledger, to write.
     pub fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The ledger, to read.
     pub fn ledger_reader(&self) -> Arc<dyn LedgerReader> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Commands of operators on the ledger.
     pub fn ledger_operator(&self) -> Arc<dyn LedgerOperator> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Results, to read.
     pub fn result_reader(&self) -> Arc<dyn ResultReader> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Results, to publish.
     pub fn result_writer(&self) -> Arc<dyn ResultWriter> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The directory.
     pub fn directory(&self) -> Arc<dyn Directory> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The embedded directory's own commands.
     pub fn directory_admin(&self) -> Arc<dyn DirectoryAdmin> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The vault, for whoever holds its keys, with its recovery log if there is one.
@@ -122,7 +180,7 @@ impl Engines {
 
     /// The vault for those who put back what the recovery log has.
     pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        Arc::new(SealedVault::new(self.database.clone(), keys))
+        vault!(self, keys)
     }
 
     /// The recovery log, if there is one.
@@ -132,6 +190,6 @@ impl Engines {
 
     /// The vault's own keeper, for whoever holds its keys.
     pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
-        Arc::new(SealedVault::new(self.database.clone(), keys))
+        vault!(self, keys)
     }
 }
