@@ -75,7 +75,11 @@ async fn advance(client: &Client) -> Result<(), Failure> {
 
 /// The number of the schema and the oldest release's that may use it; 0 and 0 where there is none.
 async fn applied(client: &Client) -> Result<(i64, i64), Failure> {
-    let sql = "SELECT to_regclass('keyturn.meta') IS NOT NULL";
+    // Asked of the catalogue's rows, and not by to_regclass: that goes by what this connection remembers, and whoever
+    // waited for the lock remembers a database without tables.
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c \
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+               WHERE n.nspname = 'keyturn' AND c.relname = 'meta')";
     let there: bool = client.query_one(sql, &[]).await?.try_get(0)?;
     if !there {
         return Ok((0, 0));
