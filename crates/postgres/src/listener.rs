@@ -3,7 +3,7 @@
 //! A commit that notifies takes a lock of the whole cluster until it is on disk, so that commits which do would go to
 //! the disk one by one. Notifications therefore never go with the writes they tell of: a task sends them after the
 //! commit, in a transaction of their own that waits for no disk, and puts together what came up meanwhile. What is
-//! lost with a process is found by those who look from time to time. See docs/decisions/0023.
+//! lost with a process is found by those who look from time to time. See docs/decisions/0023-wake-ups-on-postgresql.md.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
