@@ -1,8 +1,8 @@
 //! Many replicas on one database, connections that are cut, and a server that goes and comes back.
 
-#![expect(clippy::unwrap_used, reason = "a fixture fails the test it is made for")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a fixture fails the test it is made for")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
 const QUEUE: QueueName = QueueName::Requests;
 const LEASE: Duration = Duration::from_mins(1);
-const NEVER: Duration = Duration::from_secs(60);
+const NEVER: Duration = Duration::from_mins(1);
 const REPLICAS: usize = 4;
 
 fn settings(database: &TestDatabase) -> Settings {
@@ -354,19 +354,7 @@ async fn cut_connections_lose_nothing() {
     let stop = Arc::new(AtomicUsize::new(0));
     let nonce = SystemClock.now();
     let (producing, engines) = (open(&database), [open(&database), open(&database)]);
-    let cutter = {
-        let (database, cuts, stop) = (Arc::clone(&database), Arc::clone(&cuts), Arc::clone(&stop));
-        tokio::spawn(async move {
-            while stop.load(Ordering::SeqCst) == 0 {
-                let database = Arc::clone(&database);
-                let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-                           WHERE datname = current_database() AND pid <> pg_backend_pid()";
-                let cut = tokio::task::spawn_blocking(move || database.sql(sql)).await.unwrap();
-                cuts.fetch_add(cut.parse::<usize>().unwrap(), Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-    };
+    let cutter = tokio::spawn(cut_until_told(Arc::clone(&database), Arc::clone(&cuts), Arc::clone(&stop)));
     let cut = Arc::clone(&cuts);
     let producer = tokio::spawn(async move {
         let mut sent = 0;
@@ -378,24 +366,7 @@ async fn cut_connections_lose_nothing() {
         sent
     });
     let done = Arc::new(AtomicUsize::new(0));
-    let workers = engines.into_iter().map(|engine| {
-        let done = Arc::clone(&done);
-        async move {
-            let mut handled: BTreeMap<String, usize> = BTreeMap::new();
-            while done.load(Ordering::SeqCst) == 0 {
-                let short = Duration::from_millis(300);
-                for leased in until_it_answers(|| engine.lease(QUEUE, 5, short)).await {
-                    let forward = vec![(QueueName::Findings, leased.message.clone())];
-                    let settled = vec![(leased.receipt.clone(), Settlement::Complete)];
-                    until_it_answers(|| engine.settle(QUEUE, settled.clone(), forward.clone())).await;
-                    *handled.entry(leased.message.body).or_default() += 1;
-                }
-                engine.arrival(QUEUE).await;
-            }
-            handled
-        }
-    });
-    let workers: Vec<_> = workers.map(tokio::spawn).collect();
+    let workers = engines.map(|engine| tokio::spawn(work_until_told(engine, Arc::clone(&done))));
     let sent = producer.await.unwrap();
     stop.store(1, Ordering::SeqCst);
     cutter.await.unwrap();
@@ -409,13 +380,41 @@ async fn cut_connections_lose_nothing() {
     done.store(1, Ordering::SeqCst);
     let mut handled = BTreeSet::new();
     for worker in workers {
-        handled.extend(tokio::time::timeout(NEVER, worker).await.unwrap().unwrap().into_keys());
+        handled.extend(tokio::time::timeout(NEVER, worker).await.unwrap().unwrap());
     }
     assert_eq!(handled.len(), sent);
     let forwarded = "SELECT count(DISTINCT request) FROM messages WHERE queue = 2";
     assert_eq!(database.sql(forwarded), sent.to_string());
     let counted = "SELECT (SELECT sum(total) FROM queue_counters) = (SELECT count(*) FROM messages)";
     assert_eq!(database.sql(counted), "t", "the counters are right");
+}
+
+/// Cuts every connection again and again.
+async fn cut_until_told(database: Arc<TestDatabase>, cuts: Arc<AtomicUsize>, stop: Arc<AtomicUsize>) {
+    while stop.load(Ordering::SeqCst) == 0 {
+        let database = Arc::clone(&database);
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let cut = tokio::task::spawn_blocking(move || database.sql(sql)).await.unwrap();
+        cuts.fetch_add(cut.parse::<usize>().unwrap(), Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Works as a role does, through whatever happens; returns what it handled.
+async fn work_until_told(engine: Database, done: Arc<AtomicUsize>) -> BTreeSet<String> {
+    let mut handled = BTreeSet::new();
+    let short = Duration::from_millis(300);
+    while done.load(Ordering::SeqCst) == 0 {
+        for leased in until_it_answers(|| engine.lease(QUEUE, 5, short)).await {
+            let forward = vec![(QueueName::Findings, leased.message.clone())];
+            let settled = vec![(leased.receipt.clone(), Settlement::Complete)];
+            until_it_answers(|| engine.settle(QUEUE, settled.clone(), forward.clone())).await;
+            handled.insert(leased.message.body);
+        }
+        engine.arrival(QUEUE).await;
+    }
+    handled
 }
 
 /// What was told is there after a crash, and what was told of internally is there as far as something later was told.
