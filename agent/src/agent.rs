@@ -113,6 +113,12 @@ impl Agent {
         Ok(Self { context: Arc::new(Context { settings, clock, entropy, accounts, observer, client, file }) })
     }
 
+    /// Lets the device's key sign, before anything is asked of the server.
+    pub async fn prove_key(&self) -> Result<(), Error> {
+        let proved = self.context.settings.identity.prove().await;
+        proved.map_err(|error| Error::Run(cycle::Error::Sign(error)))
+    }
+
     /// Runs once: asks for a password, and if one comes, sets, proves and reports it. May be given up at any
     /// point by dropping it; an account that is being changed is brought to rest all the same.
     pub async fn once(&self) -> Result<Outcome, Error> {

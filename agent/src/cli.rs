@@ -131,6 +131,7 @@ async fn once(common: &Common) -> Result<Said, Said> {
 
 async fn run(common: &Common) -> Result<Said, Said> {
     let agent = agent(common)?;
+    agent.prove_key().await.map_err(|error| Said::failure(failure_line(&error)))?;
     let stop =
         stop_signal().map_err(|error| Said::failure(format!("Failed: no signals: {error}. code=setup")))?;
     agent.run(stop).await.map_err(|error| Said::failure(failure_line(&error)))?;

@@ -2,10 +2,14 @@
 //! the key: a typing error in a security setting must not pass for its default.
 
 mod account;
+#[cfg_attr(
+    not(any(feature = "pkcs11", feature = "tpm2")),
+    expect(dead_code, reason = "what tokens and TPMs have in common is not needed without them")
+)]
+mod key;
 mod place;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +23,11 @@ use zeroize::Zeroizing;
 
 pub use self::account::AccountConfig;
 use self::account::AccountSection;
+use self::key::{KeySection, Place};
 use self::place::Source;
 use crate::about;
 use crate::identity::{self, Identity};
+use crate::key::secret;
 use crate::settings::{CHECK_IN, ProxyUrl, SPLAY, ServerUrl, Settings, Timing, WAIT};
 use keyturn_domain::span::Span;
 
@@ -67,8 +73,9 @@ struct File {
     deployment: Deployment,
     root_key: Spanned<PathBuf>,
     device_id: Spanned<DeviceId>,
-    certificate: Spanned<PathBuf>,
-    private_key: Spanned<PathBuf>,
+    certificate: Option<Spanned<PathBuf>>,
+    private_key: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<KeySection>>,
     #[serde(default = "default_state")]
     state: PathBuf,
     ca: Option<Spanned<PathBuf>>,
@@ -111,9 +118,11 @@ impl Config {
 impl File {
     /// Relative paths are relative to the folder of the file, wherever the agent is started.
     fn anchor(&mut self, home: &Path) {
-        let named = [&mut self.root_key, &mut self.certificate, &mut self.private_key];
-        let named = named.into_iter().chain(&mut self.ca).chain(&mut self.account.as_mut().path);
-        for path in named.map(Spanned::as_mut).chain([&mut self.state]) {
+        let named =
+            [&mut self.root_key].into_iter().chain(&mut self.certificate).chain(&mut self.private_key);
+        let named = named.chain(&mut self.ca).chain(&mut self.account.as_mut().path).map(Spanned::as_mut);
+        let of_key = self.key.iter_mut().flat_map(|key| key.as_mut().paths());
+        for path in named.chain(of_key).chain([&mut self.state]) {
             *path = home.join(&*path);
         }
     }
@@ -158,21 +167,41 @@ impl File {
     }
 
     fn identity(&self, source: &Source<'_>) -> Result<Identity, Error> {
-        source.check(&self.private_key, |path| check_private(path))?;
-        let key = Zeroizing::new(source.read(&self.private_key)?);
-        let certificate = source.read(&self.certificate)?;
-        let identity = Identity::from_pem(&certificate, &key).map_err(|error| match error {
-            identity::Error::CertificatePem | identity::Error::Certificate(_) => {
-                source.at(&self.certificate, &error)
+        let (certificate, state) = (self.certificate.as_ref(), &self.state);
+        let identity = match (&self.private_key, &self.key) {
+            (Some(private_key), None) => self.pem(private_key, source)?,
+            (None, Some(section)) => Place { source, section, certificate, state }.identity()?,
+            (Some(private_key), Some(_)) => {
+                return Err(source.at(private_key, &"there is a [key] as well; take one of them out"));
             }
-            _ => source.at(&self.private_key, &error),
-        })?;
+            (None, None) => {
+                let message = "name the device's `private_key`, or say in a [key] where it is".to_owned();
+                let place = source.path.display().to_string();
+                return Err(Error::Setting { place, key: String::new(), message });
+            }
+        };
         let named = identity.device();
         source.check(&self.device_id, |device| match named {
             Some(named) if named != *device => Err(format!("the certificate was issued to {named}")),
             _ => Ok(()),
         })?;
         Ok(identity)
+    }
+
+    fn pem(&self, private_key: &Spanned<PathBuf>, source: &Source<'_>) -> Result<Identity, Error> {
+        let Some(certificate) = &self.certificate else {
+            return Err(source.at(private_key, &"name the file of the device's `certificate` as well"));
+        };
+        source.check(private_key, |path| check_private(path))?;
+        let key = Zeroizing::new(source.read(private_key)?);
+        let text = source.read(certificate)?;
+        let place = format!("the key in {}", private_key.as_ref().display());
+        Identity::from_pem(&text, &key, &place).map_err(|error| match error {
+            identity::Error::CertificatePem | identity::Error::Certificate(_) => {
+                source.at(certificate, &error)
+            }
+            _ => source.at(private_key, &error),
+        })
     }
 }
 
@@ -197,14 +226,8 @@ impl TimingSection {
 
 /// A private key that others on the machine can read is not private.
 fn check_private(path: &Path) -> Result<(), String> {
-    let mode = fs::metadata(path).map_err(|error| cannot_read(path, &error))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "{} can be read by others (mode {mode:03o}); run chmod 600 on it",
-            path.display()
-        ));
-    }
-    Ok(())
+    let found = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    secret::check_private(&found).map_err(|reason| format!("{}: {reason}", path.display()))
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {

@@ -32,10 +32,11 @@ pub struct Patient<'a> {
     pub clock: &'a dyn Clock,
 }
 
-/// Makes every check, those of this machine first. Writes and removes one file in the state folder, asks the server
-/// for one nonce, and changes nothing else.
+/// Makes every check, those of this machine first. Writes and removes one file in the state folder, lets the
+/// key sign once, asks the server for one nonce, and changes nothing else.
 pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
-    let mut checks = local::examine(patient);
+    let mut checks = vec![Check::new("identity", local::identity(patient).await)];
+    checks.extend(local::examine(patient));
     checks.extend(server::examine(patient).await);
     checks
 }

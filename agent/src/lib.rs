@@ -5,7 +5,7 @@
 //! rotator's to its own live request, and never write a password anywhere but into the account.
 //!
 //! Reading order: [`settings`] and [`config`]; [`agent`] and the run it repeats, [`cycle`]; what a run is made
-//! of: [`identity`], [`install`], [`client`] over [`transport`], [`key_set`], [`answer`], [`accounts`],
+//! of: [`identity`] and its [`key`], [`install`], [`client`] over [`transport`], [`key_set`], [`answer`], [`accounts`],
 //! [`platform`], [`journal_file`], [`lock`]; what it says of itself: [`outcome`], [`observer`], [`status`],
 //! [`detect`], [`doctor`].
 
@@ -30,6 +30,7 @@ pub mod accounts;
 pub mod identity;
 pub mod install;
 pub mod journal_file;
+pub mod key;
 pub mod lock;
 pub mod platform;
 

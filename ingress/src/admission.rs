@@ -20,6 +20,7 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::ids::{KeyHash, RequestId};
 use keyturn_domain::network::Client;
 use keyturn_ports::ledger::LedgerReader;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use self::buckets::Buckets;
@@ -47,6 +48,7 @@ pub(crate) struct Admission {
     unknown_addresses: Buckets<Client>,
     known: KnownKeys,
     waiting: Mutex<HashMap<Client, usize>>,
+    paused: Semaphore,
 }
 
 impl Admission {
@@ -61,6 +63,7 @@ impl Admission {
             unknown_addresses: Buckets::new(policy.unknown_address, tracked),
             known: KnownKeys::new(reader, tracked),
             waiting: Mutex::default(),
+            paused: Semaphore::new(policy.paused),
             policy,
             clock,
         }
@@ -113,6 +116,16 @@ impl Admission {
         }
         *held += 1;
         Some(Waiting { all: &self.waiting, client })
+    }
+
+    /// Holds back an answer to somebody who sends too much. False if as many are held back already as may be.
+    pub(crate) async fn pause(&self) -> bool {
+        if self.policy.pause.is_zero() {
+            return true;
+        }
+        let Ok(_held) = self.paused.try_acquire() else { return false };
+        tokio::time::sleep(self.policy.pause).await;
+        true
     }
 
     /// How long a client is told to wait at least if the trouble is ours.

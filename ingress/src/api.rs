@@ -197,6 +197,7 @@ async fn complete(State(ingress): State<Arc<Ingress>>, mut request: Request, nex
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
+    let crowded = response.status() == StatusCode::TOO_MANY_REQUESTS && !ingress.admission.pause().await;
     let told = response.extensions_mut().remove::<Told>();
     let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
@@ -207,7 +208,7 @@ async fn complete(State(ingress): State<Arc<Ingress>>, mut request: Request, nex
             headers.insert(header::RETRY_AFTER, ingress.retry_after(wait.max(least)));
         }
     }
-    if chunked {
+    if chunked || crowded {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if !headers.contains_key(REPLAY_NONCE)

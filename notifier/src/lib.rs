@@ -1,7 +1,9 @@
-//! outcomes → results that agents poll.
+//! outcomes → results that agents poll, and alarms → webhooks ([`webhooks`]).
 //!
-//! The notifier holds no key: results come to it signed and sealed, and it sees no password. It puts a result if
+//! The notifier holds no key of the protocol: results come to it signed and sealed, and it sees no password. It puts a result if
 //! there is none for the message yet, and only while the version it carries is still outstanding.
+
+pub mod webhooks;
 
 use std::sync::Arc;
 

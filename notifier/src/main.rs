@@ -1,14 +1,20 @@
-//! `keyturn-notifier`: a worker on `outcomes`, as a process of its own.
+//! `keyturn-notifier`: a worker on `outcomes` and one on `alarms`, as a process of its own.
 
 use std::process::ExitCode;
 
 use keyturn_notifier::Notifier;
+use keyturn_notifier::webhooks::Webhooks;
 use keyturn_service::queues::QueueName;
+use keyturn_service::shell::StartError;
 
 fn main() -> ExitCode {
     keyturn_service::shell::run("notifier", async |host| {
         let notifier = Notifier::new(host.engines.result_writer());
-        host.work(QueueName::Outcomes, notifier).await;
+        let (config, clock) = (&host.config, host.engines.clock());
+        let webhooks =
+            Webhooks::new(config.deployment.clone(), &config.alarms, host.webhook_secrets()?, clock)
+                .map_err(StartError::role)?;
+        tokio::join!(host.work(QueueName::Outcomes, notifier), host.work_on_alarms(webhooks));
         Ok(())
     })
 }

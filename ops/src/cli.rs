@@ -57,6 +57,11 @@ pub(crate) enum Command {
     /// The vault's seals.
     #[command(subcommand)]
     Vault(Vault),
+    /// Backups of the database, made and checked while everything runs.
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Put a backup in place of the database, while nothing runs. The one replaced is kept.
+    Restore(Restore),
     /// What happened on devices.
     #[command(subcommand)]
     Events(Events),
@@ -140,6 +145,34 @@ pub(crate) enum Vault {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Make a backup and check it. Everything else works on; the settings of [backup] say how fast it is.
+    Create {
+        /// The backup's file, which must not exist.
+        to: PathBuf,
+    },
+    /// Check a backup: every page, the schema, the vault against the ledger, the chain of the audit.
+    Verify {
+        /// The backup.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup.
+    #[arg(required_unless_present = "declare")]
+    pub(crate) backup: Option<PathBuf>,
+    /// Instead of a backup: take the database as it is for restored. For a machine that was put back as a whole, such
+    /// as from a snapshot. Nothing has to be stopped.
+    #[arg(long, conflicts_with = "backup")]
+    pub(crate) declare: bool,
+    /// Why, for the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     /// The folder to make it in. It must not exist yet, or be empty.
@@ -220,14 +253,42 @@ pub(crate) enum Device {
         #[arg(long)]
         reason: String,
     },
-    /// Ask for a new password at the device's next check-in, however far off that is.
-    RotateNow {
-        /// The device: its id, its name in the directory, or its serial number.
-        device: String,
-        /// Why, for the audit.
-        #[arg(long)]
-        reason: String,
+    /// Ask for a new password at the next check-in, however far off that is: of one device, or of many.
+    RotateNow(RotateNow),
+    /// List what was asked of many devices with `rotate-now`, and how far that is.
+    Rotations {
+        /// At most this many, newest first.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["device", "all", "since", "file", "resume"]))]
+pub(crate) struct RotateNow {
+    /// One device: its id, its name in the directory, or its serial number.
+    pub(crate) device: Option<String>,
+    /// Every device that ever had a password.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The devices for which a password was made at this instant or later, like 2026-11-22T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// The devices in this file, one a line, as they would be named here. What follows a # is left out.
+    #[arg(long, value_name = "LIST")]
+    pub(crate) file: Option<PathBuf>,
+    /// Go on with a job that was cut off, by its number in `device rotations`.
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["reason", "max_rate", "dry_run"])]
+    pub(crate) resume: Option<u64>,
+    /// Ask at most this many devices per minute, so that not all of them come for a password at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000), conflicts_with = "device")]
+    pub(crate) max_rate: Option<u32>,
+    /// Why, for the audit.
+    #[arg(long, required_unless_present = "resume")]
+    pub(crate) reason: Option<String>,
+    /// Tell how many it would be, and ask none.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -252,7 +313,7 @@ pub(crate) struct Reveal {
 pub(crate) enum DeadLetters {
     /// List them, newest first.
     List {
-        /// Only those of this queue: requests, findings or outcomes.
+        /// Only those of this queue: requests, findings, outcomes or alarms.
         #[arg(long)]
         queue: Option<String>,
         /// At most this many.
@@ -264,7 +325,7 @@ pub(crate) enum DeadLetters {
         /// Its number.
         id: u64,
     },
-    /// Put them back on their way: at the validator, with every check made again.
+    /// Put them back on their way: at the validator, with every check made again; alarms to their webhook.
     Replay {
         /// Their numbers.
         #[arg(required = true)]

@@ -1,6 +1,7 @@
 //! One file per noun.
 
 mod audit;
+mod backup;
 mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
@@ -11,6 +12,7 @@ mod queues;
 mod recover;
 mod reveal;
 mod root;
+mod rotate;
 mod show;
 mod up;
 mod vault;
@@ -78,6 +80,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Keys(keys) => keys::run(&open()?, keys).await?,
         Command::Root(root) => root::run(&open()?, root).await?,
         Command::Vault(vault) => return vault::run(&open()?, vault).await,
+        Command::Backup(backup) => return backup::run(&arguments, backup).await,
+        Command::Restore(restore) => return backup::restore(&arguments, restore).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Config(config) => return config::run(&arguments, config),
     }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::output::printable;
+
 /// A failure with an exit code of its own. Everything else is 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -18,7 +20,9 @@ pub(crate) enum Failure {
 
 /// Tells the error and its causes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("keyturn: {error:#}");
+    // Parts of it may be somebody else's words. Line breaks are ours: a syntax error shows the line.
+    let lines: Vec<String> = format!("{error:#}").lines().map(|line| printable(line.to_owned())).collect();
+    eprintln!("keyturn: {}", lines.join("\n"));
     ExitCode::from(match error.downcast_ref::<Failure>() {
         Some(Failure::NotFound(_)) => 3,
         Some(Failure::Conflict(_)) => 5,

@@ -1,5 +1,6 @@
 //! Printing: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use anyhow::Result;
@@ -10,11 +11,18 @@ use serde::Serialize;
 
 use crate::cli::Output;
 
-/// Prints a line of data. A reader that has gone away (`| head`) is no error: there is nothing left to do.
+/// How many characters of what somebody typed are repeated.
+const QUOTED: usize = 80;
+
+/// Prints a line of data. A reader that has gone away (`| head`) is no error: there is nothing left to do. Anything
+/// else is one, such as a full disk under an export, and must not pass for a whole answer.
 pub(crate) fn line(text: std::fmt::Arguments<'_>) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
+    let Err(error) = writeln!(std::io::stdout(), "{text}") else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    eprintln!("keyturn: the output could not be written, and is not whole: {error}");
+    std::process::exit(1);
 }
 
 /// Prints a line of data, like `println!`.
@@ -46,8 +54,33 @@ pub(crate) fn table<const N: usize>(
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    say!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", escaped(&serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// Prints a value as a line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
+    say!("{}", escaped(&serde_json::to_string(value)?));
+    Ok(())
+}
+
+/// JSON that says the same, without the characters that JSON lets stand and a terminal obeys, such as U+009B.
+fn escaped(json: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c != '\n' && is_obeyed(c);
+    if !json.contains(obeyed) {
+        return Cow::Borrowed(json);
+    }
+    // All of them are below U+10000. They stand in strings only: what surrounds those is ours.
+    let shown = |c| if obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Cow::Owned(json.chars().map(shown).collect::<Vec<_>>().concat())
+}
+
+/// Whether a terminal acts on a character instead of showing it: controls, and marks that are invisible or turn the
+/// direction of what follows.
+fn is_obeyed(c: char) -> bool {
+    let invisible =
+        matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    c.is_control() || invisible
 }
 
 /// A table without lines, as wide as the terminal.
@@ -73,10 +106,19 @@ pub(crate) fn ago(at: UnixMillis, now: UnixMillis) -> String {
     }
 }
 
+/// What somebody typed, as an error repeats it: short, and fit for a terminal.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut short: String = text.chars().take(QUOTED).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("«{}»", printable(short))
+}
+
 /// Text that somebody else wrote, fit for a terminal.
 pub(crate) fn printable(text: String) -> String {
-    if !text.chars().any(char::is_control) {
+    if !text.contains(is_obeyed) {
         return text;
     }
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
 }

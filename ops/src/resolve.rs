@@ -9,6 +9,7 @@ use keyturn_ports::directory::DeviceRecord;
 use keyturn_service::engines::Engines;
 
 use crate::failure::Failure;
+use crate::output::quoted;
 
 /// A device that was named, with its record if the directory has one that can be read.
 pub(crate) struct Named {
@@ -43,13 +44,19 @@ pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
         (Some(id), 1) => Ok(Named { id: *id, record: record(engines, *id).await? }),
         (None, _) => {
             let mend = "`keyturn device list` lists them";
-            Err(Failure::NotFound(format!("«{text}»: no device has this name or serial number; {mend}"))
-                .into())
+            Err(Failure::NotFound(format!(
+                "{}: no device has this name or serial number; {mend}",
+                quoted(text)
+            ))
+            .into())
         }
         (Some(_), _) => {
             let list = list.join(", ");
-            Err(Failure::Conflict(format!("«{text}» names several devices: {list}; say which by its id"))
-                .into())
+            Err(Failure::Conflict(format!(
+                "{} names several devices: {list}; say which by its id",
+                quoted(text)
+            ))
+            .into())
         }
     }
 }

@@ -56,9 +56,42 @@ impl Look<'_> {
         let listed = listed_keys(self.engines, device).await?;
         let mut open: Vec<&Lane> = lanes.iter().filter(|lane| lane.is_open(&lanes, policy, now)).collect();
         open.sort_by_key(|lane| (!listed.contains(&lane.key.key), std::cmp::Reverse(lane.opened)));
-        let wanted =
-            open.into_iter().flat_map(|lane| wanted(lane, !listed.contains(&lane.key.key))).collect();
-        self.show(device, wanted).await
+        let mut all: Vec<Wanted> =
+            open.iter().flat_map(|lane| wanted(lane, !listed.contains(&lane.key.key))).collect();
+        all.extend(self.lost(device, &lanes, &open, &listed).await?);
+        self.show(device, all).await
+    }
+
+    /// What the vault has and a ledger that was restored from a backup does not know: any of it may be in use, until
+    /// the device says what is.
+    async fn lost(
+        &self,
+        device: DeviceId,
+        lanes: &[Lane],
+        open: &[&Lane],
+        listed: &BTreeSet<KeyHash>,
+    ) -> Result<Vec<Wanted>> {
+        let ledger = self.engines.ledger_reader();
+        let mut lost = Vec::new();
+        if ledger.restored().await?.is_none() {
+            return Ok(lost);
+        }
+        for entry in self.vault.history(device).await? {
+            let known = lanes.iter().find(|lane| lane.key.id() == entry.lane);
+            let shown = open.iter().any(|lane| lane.key.id() == entry.lane);
+            let unsure = known.is_none_or(|lane| shown && lane.restored.is_some());
+            if unsure && ledger.vault_ref(entry.version).await?.is_none() {
+                lost.push(Wanted {
+                    version: entry.version,
+                    lane: entry.lane,
+                    account: known.map(|lane| lane.about.account_name.to_string()).unwrap_or_default(),
+                    standing: Some(Standing::InDoubt),
+                    former_key: known.is_some_and(|lane| !listed.contains(&lane.key.key)),
+                    vault_ref: Some(entry.vault_ref),
+                });
+            }
+        }
+        Ok(lost)
     }
 
     /// One older version. Each is a look of its own.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyturn_ingress::Ingress;
 use keyturn_notifier::Notifier;
+use keyturn_notifier::webhooks::Webhooks;
 use keyturn_ports::vault::Vault;
 use keyturn_rotator::Rotator;
 use keyturn_service::host::Host;
@@ -101,6 +102,13 @@ impl Roles {
         Notifier::new(self.host.engines.result_writer())
     }
 
+    /// The notifier's other half, which sends alarms to webhooks.
+    pub fn webhooks(&self) -> Result<Webhooks, StartError> {
+        let (config, clock) = (&self.host.config, self.host.engines.clock());
+        let secrets = self.host.webhook_secrets()?;
+        Webhooks::new(config.deployment.clone(), &config.alarms, secrets, clock).map_err(StartError::role)
+    }
+
     /// Serves devices in the background. Returns the address and the server's task.
     pub async fn serve(&self) -> Result<(SocketAddr, JoinHandle<Result<(), StartError>>), StartError> {
         let (router, host) = (self.ingress()?.router(), self.host.clone());
@@ -121,15 +129,17 @@ impl Roles {
         }
     }
 
-    /// Runs the workers of all roles in the background.
-    pub fn work(&self) -> Result<Vec<JoinHandle<()>>, KeyError> {
+    /// Runs the workers of all roles in the background, and what looks after the store.
+    pub fn work(&self) -> Result<Vec<JoinHandle<()>>, StartError> {
         let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
-        let hosts = [self.host.clone(), self.host.clone(), self.host.clone()];
-        let [one, two, three] = hosts;
+        let webhooks = self.webhooks()?;
+        let [one, two, three, four, tending] = std::array::from_fn(|_| self.host.clone());
         Ok(vec![
             tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
             tokio::spawn(async move { two.work(QueueName::Findings, rotator).await }),
             tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
+            tokio::spawn(async move { four.work_on_alarms(webhooks).await }),
+            tokio::spawn(async move { tending.tend().await }),
         ])
     }
 }

@@ -1,9 +1,11 @@
 //! Everything one message does, as one transaction.
 
 use keyturn_domain::ids::{EventId, RequestId};
-use keyturn_domain::lane;
+use keyturn_domain::lane::{self, LaneEvent};
 use keyturn_ports::ledger::{Commit, Happening, Issued, NewEvent, Stored};
 use keyturn_ports::queue::{NewMessage, QueueName};
+use keyturn_schemas::alarm::AlarmRaised;
+use keyturn_schemas::envelope::Envelope;
 use sha2::{Digest, Sha256};
 
 use crate::answer::{Said, Speaker};
@@ -18,14 +20,17 @@ impl Inner {
         let now = self.clock.now();
         let wanted = plan::wanted(judged);
         let answer = self.say(judged, act.reply, ready.as_ref());
-        let issued = ready.and_then(|ready| ready.issued);
+        let made = ready.and_then(|ready| ready.issued);
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
-            (act.reply, act.lane.as_mut(), issued.as_ref())
+            (act.reply, act.lane.as_mut(), made.as_ref())
         {
             let policy = self.settings.policies.choose(value.key.device, &value.about);
             let event = lane::minted(value, *version, reason, &policy.rotation, now);
             act.happenings.push(Happening::Lane { lane: wanted.lane, event });
         }
+        // A version made for this message by a worker that died is among those found, too.
+        let mut issued = act.found;
+        issued.extend(made.filter(|made| issued.iter().all(|found| found.version != made.version)));
         let event = |(index, what): (u64, Happening)| NewEvent {
             id: event_id(wanted.request, index),
             at: now,
@@ -33,14 +38,11 @@ impl Inner {
             request: wanted.request,
             what,
         };
-        Commit {
-            request: wanted.request,
-            mark: wanted.mark,
-            lane: act.lane,
-            issued,
-            events: (0..).zip(act.happenings).map(event).collect(),
-            outbox: vec![(QueueName::Outcomes, answer)],
-        }
+        let events: Vec<NewEvent> = (0..).zip(act.happenings).map(event).collect();
+        let alarms = events.iter().filter_map(|event| alarm(judged, event));
+        let outbox = std::iter::once((QueueName::Outcomes, answer)).chain(alarms).collect();
+        let (request, nonce, mark) = (wanted.request, wanted.nonce, wanted.mark);
+        Commit { request, nonce, mark, lane: act.lane, issued, events, outbox }
     }
 
     /// The answer to a message, on its way to the notifier.
@@ -59,6 +61,16 @@ impl Inner {
         };
         speaker.say(judged, &said)
     }
+}
+
+/// An alarm on its way out of the house. It is sent with the transaction that raises it, so there is neither an alarm
+/// that nobody sends nor one of something that never happened; its id is the event's, so repeats can be merged.
+fn alarm(judged: &Judged, event: &NewEvent) -> Option<(QueueName, NewMessage)> {
+    let Happening::Lane { lane, event: LaneEvent::AlarmRaised { alarm } } = &event.what else { return None };
+    let raised = AlarmRaised { event: event.id, at_ms: event.at, lane: *lane, alarm: *alarm, webhook: None };
+    let envelope = Envelope::new(event.request, event.device, "rotator", event.at, judged.trace, raised);
+    let message = NewMessage { request: event.request, device: event.device, body: envelope.to_json() };
+    Some((QueueName::Alarms, message))
 }
 
 /// The same for the same fact, so that a repeat is merged.

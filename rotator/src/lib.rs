@@ -9,6 +9,7 @@
 
 mod handler;
 mod judge;
+mod lost;
 
 mod plan;
 mod wave;

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(Keys { nonces, stamps, findings, signing: Arc::new(keys.signing()?) })
         })?;
         let rotator = Rotator::new(settings, keys, ports, engines.clock(), engines.entropy());
-        host.work(QueueName::Findings, rotator).await;
+        tokio::join!(host.work(QueueName::Findings, rotator), host.tend());
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use keyturn_domain::lane::{
     Decision, Heard, HeardKind, Lane, MintReason, Order, Reply, Reported, RotationPolicy, decide,
 };
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::ledger::{Happening, History, Loaded, Stored, Wanted};
+use keyturn_ports::ledger::{Happening, History, Issued, Loaded, Stored, Wanted};
 use keyturn_schemas::claims::{Request, State};
 use keyturn_schemas::finding::Check;
 use keyturn_schemas::message::Claims;
@@ -33,6 +33,8 @@ pub(crate) struct Act {
     pub(crate) lane: Option<Stored<Lane>>,
     /// What happened.
     pub(crate) happenings: Vec<Happening>,
+    /// Versions that are the lane's and that the ledger lost.
+    pub(crate) found: Vec<Issued>,
     /// What to answer.
     pub(crate) reply: Answering,
 }
@@ -63,20 +65,27 @@ pub(crate) fn wanted(judged: &Judged) -> Wanted {
         device: judged.lane.device,
         lane: judged.lane.id(),
         request: message.rid(),
+        nonce: message.claims().common().nonce.issued(),
         mark: (judged.lane.key, message.claims().common().jti),
         versions,
     }
 }
 
-/// Decides what to do about a message.
-pub(crate) fn plan(judged: &Judged, loaded: &Loaded, policy: &RotationPolicy, now: UnixMillis) -> Plan {
+/// Decides what to do about a message. `lost` is what the vault has of its lane and the ledger does not know.
+pub(crate) fn plan(
+    judged: &Judged,
+    loaded: &Loaded,
+    lost: Vec<Issued>,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+) -> Plan {
     match (loaded.history, judged.verdict) {
         (History::Done, _) => Plan::Nothing,
         (History::MarkReused, _) => Plan::Disown,
         (History::Unseen, Verdict::Revalidate) => Plan::Revalidate,
         (History::Unseen, Verdict::Refuse(check)) => Plan::Act(Box::new(refusal(check))),
         (History::Unseen, Verdict::Note) => Plan::Act(Box::new(note(judged))),
-        (History::Unseen, Verdict::Decide(order)) => decided(judged, loaded, order, policy, now),
+        (History::Unseen, Verdict::Decide(order)) => decided(judged, loaded, lost, order, policy, now),
     }
 }
 
@@ -87,7 +96,8 @@ impl Answering {
 
 fn refusal(check: Check) -> Act {
     let reply = if check.is_after_proof() { Answering::REFUSED } else { Answering::Unsigned };
-    Act { lane: None, happenings: vec![Happening::RequestRefused { code: check.code().to_owned() }], reply }
+    let happenings = vec![Happening::RequestRefused { code: check.code().to_owned() }];
+    Act { lane: None, happenings, found: Vec::new(), reply }
 }
 
 fn note(judged: &Judged) -> Act {
@@ -97,13 +107,20 @@ fn note(judged: &Judged) -> Act {
         }
         Claims::Request(_) | Claims::Report(_) => Vec::new(),
     };
-    Act { lane: None, happenings, reply: Answering::Word(Code::Recorded, None) }
+    Act { lane: None, happenings, found: Vec::new(), reply: Answering::Word(Code::Recorded, None) }
 }
 
-fn decided(judged: &Judged, loaded: &Loaded, order: Order, policy: &RotationPolicy, now: UnixMillis) -> Plan {
-    let Some(heard) = heard(judged, loaded, order) else { return Plan::Act(Box::new(note(judged))) };
+fn decided(
+    judged: &Judged,
+    loaded: &Loaded,
+    lost: Vec<Issued>,
+    order: Order,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+) -> Plan {
+    let Some(heard) = heard(judged, loaded, &lost, order) else { return Plan::Act(Box::new(note(judged))) };
     let lanes: Vec<Lane> = loaded.lanes.iter().map(|stored| stored.value.clone()).collect();
-    let Decision { lane, reply, events } = decide(&lanes, &heard, policy, now);
+    let Decision { lane, reply, events } = decide(&lanes, loaded.restored, &heard, policy, now);
     let id = judged.lane.id();
     let known = |stored: &&Stored<Lane>| stored.value.key == judged.lane;
     let revision = loaded.lanes.iter().find(known).map_or(0, |stored| stored.revision);
@@ -123,10 +140,12 @@ fn decided(judged: &Judged, loaded: &Loaded, order: Order, policy: &RotationPoli
             Answering::REFUSED
         }
     };
-    Plan::Act(Box::new(Act { lane: lane.map(|value| Stored { value, revision }), happenings, reply }))
+    // Without a lane nothing is taken in.
+    let found = if lane.is_some() { lost } else { Vec::new() };
+    Plan::Act(Box::new(Act { lane: lane.map(|value| Stored { value, revision }), happenings, found, reply }))
 }
 
-fn heard(judged: &Judged, loaded: &Loaded, order: Order) -> Option<Heard> {
+fn heard(judged: &Judged, loaded: &Loaded, lost: &[Issued], order: Order) -> Option<Heard> {
     let claims = judged.message.message().claims();
     let (kind, hints) = match claims {
         Claims::Request(request) => (HeardKind::Request { wait: request.wait() }, request.policy),
@@ -144,6 +163,7 @@ fn heard(judged: &Judged, loaded: &Loaded, order: Order) -> Option<Heard> {
             refused: state.refused.clone(),
             account_missing: state.account_missing,
             issued: loaded.issued.clone(),
+            found: lost.iter().map(|issued| issued.version).collect(),
         },
         hints,
         about: claims.common().about(),

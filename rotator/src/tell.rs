@@ -33,6 +33,10 @@ pub(crate) fn tell(judged: &Judged, commit: &Commit) {
             Happening::Lane { event: LaneEvent::LaneOpened, .. } => {
                 info!(request.id = %rid, device.id = %device, trace.id = trace, "a lane is opened");
             }
+            Happening::Lane { event: LaneEvent::LaneRestored, .. } => {
+                info!(request.id = %rid, device.id = %device, trace.id = trace,
+                    "the device is known again after the ledger was restored");
+            }
             Happening::RequestRefused { code } => {
                 warn!(request.id = %rid, device.id = %device, trace.id = trace, code, "the message is refused");
             }

@@ -32,8 +32,15 @@ impl Inner {
         let now = self.clock.now();
         let (mut done, mut acts) = (Vec::with_capacity(wave.len()), Vec::with_capacity(wave.len()));
         for (case, loaded) in wave.into_iter().zip(&loaded) {
+            let lost = match self.lost(&case.judged, loaded).await {
+                Ok(lost) => lost,
+                Err(failure) => {
+                    done.push((case.slot, Handled::failed(failure)));
+                    continue;
+                }
+            };
             let policy = self.settings.policies.choose(case.judged.lane.device, &about(&case.judged));
-            match plan(&case.judged, loaded, &policy.rotation, now) {
+            match plan(&case.judged, loaded, lost, &policy.rotation, now) {
                 Plan::Nothing => done.push((case.slot, Handled::done())),
                 Plan::Revalidate => done.push((case.slot, revalidate(&case.judged))),
                 Plan::Disown => done.push((case.slot, self.disown(&case.judged))),

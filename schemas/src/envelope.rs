@@ -12,6 +12,7 @@ use keyturn_domain::time::UnixMillis;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::alarm::AlarmRaised;
 use crate::finding::Finding;
 use crate::outcome::Outcome;
 use crate::stamp::Stamp;
@@ -58,6 +59,10 @@ impl Data for Found {
 
 impl Data for Outcome {
     const TYPE: &'static str = "keyturn.outcome.v1";
+}
+
+impl Data for AlarmRaised {
+    const TYPE: &'static str = "keyturn.alarm.v1";
 }
 
 /// An envelope.

@@ -3,7 +3,8 @@
 //! value; nothing downstream looks at the text again.
 //!
 //! Reading order, the way of a request: [`nonce`] → [`claims`], [`certificate`], [`message`] → [`stamp`],
-//! [`ticket`] → [`envelope`] → [`security_id`], [`finding`] → [`seal`], [`result`], [`outcome`] → [`key_set`].
+//! [`ticket`] → [`envelope`] → [`security_id`], [`finding`] → [`seal`], [`result`], [`outcome`],
+//! [`alarm`] → [`key_set`].
 
 mod jws;
 
@@ -26,6 +27,7 @@ pub mod envelope;
 pub mod finding;
 pub mod security_id;
 
+pub mod alarm;
 pub mod outcome;
 pub mod recovery;
 pub mod result;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::alarm::{AlarmRaised, Notice};
 use crate::answers::{NonceAnswer, TicketAnswer};
 use crate::claims::{self, Deployment, EphemeralKey, MAX_LISTED, Version1};
 use crate::envelope::{Data, Envelope, Found, Stamped, TraceParent};
@@ -48,6 +49,8 @@ pub fn documents() -> Vec<Document> {
         envelope::<Stamped>("request-envelope"),
         envelope::<Found>("finding-envelope"),
         envelope::<Outcome>("outcome-envelope"),
+        envelope::<AlarmRaised>("alarm-envelope"),
+        document::<Notice>("alarm-notice"),
         document::<Answer>("answer"),
         document::<result::Header>("answer-header"),
         document::<KeySet>("key-set"),
@@ -176,6 +179,14 @@ texts! {
     InstallId: base64url!(32);
     /// The sender's own mark on a message, 128 random bits, unique per key. Base64url of 16 bytes.
     MessageMark: base64url!(16);
+    /// An event of a timeline: the same for the same fact. Base64url of 16 bytes.
+    EventId: base64url!(16);
+    /// Something that does not happen to an honest, healthy device.
+    AlarmKind: "^(?:second_lane|clone|unknown_current|rolled_back|clock_reset|held)$";
+    /// `keyturn.alarm.` and what it is about.
+    NoticeType: "^keyturn\\.alarm\\.[a-z_]+$";
+    /// A webhook, as the configuration names it.
+    WebhookName: "^[a-z0-9-]{1,32}$";
     /// The full HMAC-SHA256. Base64url of 32 bytes.
     Seal: base64url!(32);
     /// A secret key or seed. Base64url of 32 bytes.

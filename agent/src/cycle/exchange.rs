@@ -47,7 +47,7 @@ impl Run {
             let nonce = context.client.nonce().await?;
             let common = self.speaker.common(&context.settings, nonce, &*context.clock, &*context.entropy);
             let (claims, kept) = draft(common)?;
-            let Signed { rid, text } = context.settings.identity.sign(&claims)?;
+            let Signed { rid, text } = context.settings.identity.sign(&claims).await?;
             let posted = context.clock.monotonic();
             match context.client.post(endpoint, &text).await {
                 Ok(ticket) => return Ok((Sent { rid, ticket, posted, wait }, kept)),

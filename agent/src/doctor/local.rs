@@ -5,14 +5,13 @@ use crate::agent::chain;
 use crate::detect::{self, Finding, Known};
 use crate::journal_file::JournalFile;
 use crate::status::LastRun;
-use crate::{accounts, disk};
+use crate::{accounts, disk, identity};
 
 /// As much as all the agent's files together.
 const PROBE: [u8; 16 * 1024] = [0; 16 * 1024];
 
 pub(super) fn examine(patient: &Patient<'_>) -> Vec<Check> {
     vec![
-        Check::new("identity", Ok(identity(patient))),
         Check::new("state", state(patient)),
         Check::new("journal", journal(patient)),
         Check::new("account", account(patient)),
@@ -20,12 +19,16 @@ pub(super) fn examine(patient: &Patient<'_>) -> Vec<Check> {
     ]
 }
 
-/// What the settings were checked for when they were read: they would not be sound otherwise.
-fn identity(patient: &Patient<'_>) -> String {
-    format!(
-        "key and certificate belong together and to device {}; nobody else reads the key",
-        patient.settings.device
-    )
+/// Lets the key sign: that it is there, can be used, and belongs to the certificate cannot be seen otherwise.
+pub(super) async fn identity(patient: &Patient<'_>) -> Result<String, String> {
+    let identity = &patient.settings.identity;
+    match identity.prove().await {
+        Ok(()) => Ok(format!("{} signs for device {}", identity.place(), patient.settings.device)),
+        Err(identity::Error::Mismatch) => {
+            Err(format!("{} is not the certificate's; name the right one of the two", identity.place()))
+        }
+        Err(error) => Err(chain(&error)),
+    }
 }
 
 fn state(patient: &Patient<'_>) -> Result<String, String> {

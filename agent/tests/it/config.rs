@@ -245,3 +245,53 @@ fn settings_of_the_two_kinds_of_accounts_are_not_mixed() {
         assert!(told.contains(&format!(": account.{expected}")), "{told}");
     }
 }
+
+/// What the manual shows of [key] is taken as far as to the files it names, or to what this agent was built without.
+#[test]
+fn the_manuals_keys_are_settings() {
+    let manual = include_str!("../../../docs/AGENT.md");
+    let sections: Vec<&str> =
+        manual.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert_eq!(sections.len(), 3);
+    for section in sections {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), "https://keyturn.example.org");
+        let text = fs::read_to_string(&path).unwrap();
+        let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("private_key")).collect();
+        let module = section.replace("/usr/lib/softhsm/libsofthsm2.so", "/nowhere/module.so");
+        fs::write(&path, format!("{}\n{}", text.join("\n"), module.replace("\n#", "\n"))).unwrap();
+        let told = Config::load(&path).unwrap_err().to_string();
+        let there =
+            told.contains("cannot be read: No such file") || told.contains("built without the feature");
+        assert!(there, "{section}{told}");
+    }
+}
+
+#[test]
+fn there_is_one_key() {
+    let cases = [
+        (
+            "private_key =",
+            "#private_key =",
+            "DIR/agent.toml: name the device's `private_key`, or say in a [key] where it is",
+        ),
+        (
+            "certificate =",
+            "#certificate =",
+            "DIR/agent.toml:6: private_key: name the file of the device's `certificate` as well",
+        ),
+        (
+            "[timing]",
+            "[key]\nkind = \"pkcs12\"\n[timing]",
+            "DIR/agent.toml:6: private_key: there is a [key] as well; take one of them out",
+        ),
+        (
+            "[timing]",
+            "[key]\nkind = \"paper\"\n[timing]",
+            "DIR/agent.toml:17: key.kind: unknown variant `paper`, expected one of `pkcs12`, `pkcs11`, `tpm2`",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(told(from, to), expected);
+    }
+}

@@ -13,6 +13,8 @@ mod account;
 mod config;
 mod crash;
 mod forged;
+#[cfg(all(feature = "pkcs12", feature = "pkcs11", feature = "tpm2"))]
+mod keys;
 mod linux;
 mod program;
 mod rotate;

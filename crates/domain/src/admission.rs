@@ -65,6 +65,11 @@ pub struct AdmissionPolicy {
     pub retry_after: Duration,
     /// Over how much more time those who are turned away are spread.
     pub retry_spread: Duration,
+    /// How long the answer to whoever is over a share is held back. A sender that waits for its answers is slowed
+    /// down to this by each of its connections, and what it sends too much of costs next to nothing.
+    pub pause: Duration,
+    /// Answers held back at once; further ones are given at once, and their connections closed.
+    pub paused: usize,
     /// Proxies whose word about the address of a client is taken.
     pub trusted_proxies: Vec<Network>,
 }
@@ -82,6 +87,8 @@ impl Default for AdmissionPolicy {
             polls_per_address: 2048,
             retry_after: Duration::from_secs(10),
             retry_spread: Duration::from_secs(20),
+            pause: Duration::from_secs(1),
+            paused: 512,
             trusted_proxies: Vec::new(),
         }
     }

@@ -150,6 +150,10 @@ pub struct Lane {
     /// Closed lanes are shown under "older" only.
     #[serde(default)]
     pub closed: Option<UnixMillis>,
+    /// The ledger was found to be restored from a backup at this instant, and the device has not said since then
+    /// what it uses: whatever the vault has of the lane and the ledger never heard of is a candidate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<UnixMillis>,
 }
 
 impl Lane {
@@ -170,6 +174,7 @@ impl Lane {
             hints: Hints::default(),
             about: About::default(),
             closed: None,
+            restored: None,
         }
     }
 
@@ -197,6 +202,23 @@ impl Lane {
     pub fn release(&mut self) {
         self.held_until = None;
         self.refusals.clear();
+    }
+
+    /// Takes the lane for one of a ledger that was restored from a backup, as was found at `at`: messages said before
+    /// are old, for what they did may be forgotten.
+    pub fn restore(&mut self, at: UnixMillis) {
+        self.restored = Some(at);
+    }
+
+    /// Whether a message comes after all that the lane has heard, and after the ledger was last restored.
+    fn is_news(&self, order: Order) -> bool {
+        let restored = self.restored.map(|at| Order { received: at, nonce: at });
+        self.last.into_iter().chain(restored).all(|before| order.is_newer_than(before))
+    }
+
+    /// Takes in versions that the vault has of this lane and the ledger lost: the device may use any of them.
+    pub fn find_again(&mut self, versions: impl IntoIterator<Item = VersionId>) {
+        self.in_doubt.extend(versions);
     }
 
     /// Asks for a rotation. Only a version minted at `at` or later meets it.

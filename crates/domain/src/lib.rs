@@ -5,7 +5,8 @@
 //! one exception is [`ambient`], which reads the real clock and the system's random source and nothing else.
 //!
 //! Reading order: [`ids`] and [`time`], then [`lane`] (the server's ledger), [`journal`] (the agent's side
-//! of the same protocol), [`password`] and [`policies`]; [`admission`] is what the edge takes from whom.
+//! of the same protocol), [`password`] and [`policies`]; [`admission`] is what the edge takes from whom,
+//! [`webhook`] where alarms go.
 
 pub mod ids;
 pub mod span;
@@ -23,6 +24,7 @@ pub mod label;
 
 pub mod admission;
 pub mod network;
+pub mod webhook;
 
 pub mod ambient;
 pub mod clock;

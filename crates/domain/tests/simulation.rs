@@ -3,11 +3,12 @@
 //! The device's journal and the server's ledger are the real ones; everything around them is as bad as the
 //! protocol allows: messages never disappear and may be handled at any time and any number of times, handlers
 //! overlap and die between any two steps, the agent crashes between any two steps, the operating system refuses
-//! passwords or sets them and says it did not, the journal is lost, the disk is rolled back. After every step:
+//! passwords or sets them and says it did not, the journal is lost, the disk is rolled back, the server's store is
+//! restored from an older copy, with the vault's versions put back from its recovery log. After every step:
 //!
 //! - the account's password is in the vault (retrievable), and
-//! - it is among the candidates, unless the disk was rolled back and the server has not heard of the device since
-//!   (shown).
+//! - it is among the candidates that a reveal shows, unless the disk was rolled back and the server, as its
+//!   store remembers, has not heard of the device since (shown).
 //!
 //! The protocol's explicit-state model checks the same properties exhaustively in small bounds; this checks the
 //! code, in large ones.
@@ -40,6 +41,10 @@ enum Op {
     JournalIsLost,
     SnapshotDisk,
     RollDiskBack,
+    /// A copy of the server's store is made.
+    BackUp,
+    /// The copy is put in place of the store; what only the vault lost comes back from its log.
+    Restore,
     Pass(u32),
 }
 
@@ -72,6 +77,7 @@ struct Handler {
     phase: Phase,
     lane: Option<Lane>,
     revision: u64,
+    found: BTreeSet<VersionId>,
     version: Option<VersionId>,
 }
 
@@ -83,6 +89,20 @@ enum Stage {
     Journaled(VersionId),
     Set(VersionId),
     Closed,
+}
+
+/// What the server's store holds beside the vault. The results and what the handlers hold are lost with it.
+#[derive(Clone)]
+struct Store {
+    issued: BTreeSet<VersionId>,
+    lane: Option<Lane>,
+    revision: u64,
+    done: BTreeSet<RequestId>,
+    results: BTreeMap<RequestId, VersionId>,
+    /// The lane's restore that was found when it was last stored.
+    generation: u32,
+    /// How often the disk had been rolled back when the device was last heard of.
+    heard: u32,
 }
 
 struct World {
@@ -97,15 +117,14 @@ struct World {
     stage: Stage,
     snapshot: Option<(Option<VersionId>, Option<u64>, Journal)>,
     epoch: u32,
-    unheard: bool,
     messages: Vec<Message>,
     handlers: Vec<Handler>,
     vault: BTreeSet<VersionId>,
-    issued: BTreeSet<VersionId>,
-    lane: Option<Lane>,
-    revision: u64,
-    done: BTreeSet<RequestId>,
-    results: BTreeMap<RequestId, VersionId>,
+    store: Store,
+    backup: Option<Store>,
+    /// How often the store was restored, and when last: what is kept outside of it.
+    restores: u32,
+    restored: Option<UnixMillis>,
 }
 
 impl World {
@@ -130,16 +149,37 @@ impl World {
             stage: Stage::Idle,
             snapshot: None,
             epoch: 0,
-            unheard: false,
             messages: Vec::new(),
             handlers: Vec::new(),
             vault: BTreeSet::new(),
-            issued: BTreeSet::new(),
-            lane: None,
-            revision: 0,
-            done: BTreeSet::new(),
-            results: BTreeMap::new(),
+            store: Store {
+                issued: BTreeSet::new(),
+                lane: None,
+                revision: 0,
+                done: BTreeSet::new(),
+                results: BTreeMap::new(),
+                generation: 0,
+                heard: 0,
+            },
+            backup: None,
+            restores: 0,
+            restored: None,
         }
+    }
+
+    /// The lane as an engine loads it.
+    fn lane(&self) -> Option<Lane> {
+        let mut lane = self.store.lane.clone()?;
+        if let Some(at) = self.restored.filter(|_| self.store.generation != self.restores) {
+            lane.restore(at);
+        }
+        Some(lane)
+    }
+
+    /// What the vault has of the lane and the ledger does not know, if the ledger may have lost some.
+    fn found(&self) -> BTreeSet<VersionId> {
+        let lost = self.lane().map_or(self.restored.is_some(), |lane| lane.restored.is_some());
+        self.vault.difference(&self.store.issued).copied().filter(|_| lost).collect()
     }
 
     fn lane_id(&self) -> LaneId {
@@ -159,9 +199,9 @@ impl World {
                 }
             }
             Op::Force => {
-                if let Some(lane) = &mut self.lane {
+                if let Some(lane) = &mut self.store.lane {
                     lane.forced.get_or_insert(UnixMillis(self.now));
-                    self.revision += 1;
+                    self.store.revision += 1;
                 }
             }
             Op::JournalIsLost => {
@@ -174,7 +214,16 @@ impl World {
                     (self.account, self.set_at, self.disk) = (account, set_at, disk);
                     self.stage = Stage::Idle;
                     self.epoch += 1;
-                    self.unheard = true;
+                }
+            }
+            Op::BackUp => self.backup = Some(self.store.clone()),
+            Op::Restore => {
+                if let Some(store) = self.backup.clone() {
+                    self.store = store;
+                    self.restores += 1;
+                    self.restored = Some(UnixMillis(self.now));
+                    // Whoever was at work on the store was stopped for it.
+                    self.handlers.clear();
                 }
             }
             Op::Pass(seconds) => self.now += u64::from(seconds) * 1000,
@@ -189,7 +238,7 @@ impl World {
                 self.stage = Stage::Waiting(rid);
             }
             Stage::Waiting(rid) => {
-                if let Some(version) = self.results.get(&rid).copied() {
+                if let Some(version) = self.store.results.get(&rid).copied() {
                     self.disk.setting(version);
                     self.stage = Stage::Journaled(version);
                 }
@@ -231,17 +280,18 @@ impl World {
             return;
         }
         let message = self.messages[at % self.messages.len()].clone();
-        if self.done.contains(&message.rid) {
+        if self.store.done.contains(&message.rid) {
             return;
         }
         let heard = self.heard(&message);
-        let lanes: Vec<Lane> = self.lane.iter().cloned().collect();
-        let decision = decide(&lanes, &heard, &self.policy, UnixMillis(self.now));
+        let lanes: Vec<Lane> = self.lane().into_iter().collect();
+        let decision = decide(&lanes, self.restored, &heard, &self.policy, UnixMillis(self.now));
         let mut handler = Handler {
             message,
             phase: Phase::Commit,
             lane: decision.lane,
-            revision: self.revision,
+            revision: self.store.revision,
+            found: heard.state.found.clone(),
             version: None,
         };
         match (decision.reply, handler.lane.as_mut()) {
@@ -278,7 +328,8 @@ impl World {
                 in_doubt: set(&known.in_doubt),
                 refused: set(&known.refused),
                 account_missing: false,
-                issued: named.intersection(&self.issued).copied().collect(),
+                issued: named.intersection(&self.store.issued).copied().collect(),
+                found: self.found(),
             },
             hints: Hints::default(),
             about: About::default(),
@@ -294,23 +345,28 @@ impl World {
         match handler.phase {
             Phase::Commit => {
                 // The lane changed meanwhile, or another copy was quicker: nothing takes effect.
-                if handler.revision != self.revision || !self.done.insert(handler.message.rid) {
+                let stale = handler.revision != self.store.revision;
+                if stale || !self.store.done.insert(handler.message.rid) {
                     return;
                 }
                 if let Some(lane) = handler.lane.take() {
-                    self.issued.extend(lane.outstanding.map(|dated| dated.version));
-                    self.lane = Some(lane);
-                    self.revision += 1;
-                    self.unheard &= handler.message.epoch != self.epoch;
+                    self.store.issued.extend(lane.outstanding.map(|dated| dated.version));
+                    self.store.issued.append(&mut handler.found);
+                    if lane.restored.is_none() {
+                        self.store.generation = self.restores;
+                    }
+                    self.store.lane = Some(lane);
+                    self.store.revision += 1;
+                    self.store.heard = self.store.heard.max(handler.message.epoch);
                 }
                 handler.phase = Phase::Publish;
                 self.handlers.push(handler);
             }
             Phase::Publish => {
                 let outstanding =
-                    self.lane.as_ref().and_then(|lane| lane.outstanding).map(|dated| dated.version);
+                    self.store.lane.as_ref().and_then(|lane| lane.outstanding).map(|dated| dated.version);
                 if let Some(version) = handler.version.filter(|version| outstanding == Some(*version)) {
-                    self.results.entry(handler.message.rid).or_insert(version);
+                    self.store.results.entry(handler.message.rid).or_insert(version);
                 }
             }
         }
@@ -324,12 +380,13 @@ impl World {
     }
 
     fn invariant_shown(&self) -> Result<(), String> {
-        let Some(version) = self.account.filter(|_| !self.unheard) else { return Ok(()) };
-        let candidates = self.lane.as_ref().map(Lane::candidates).unwrap_or_default();
-        if candidates.iter().any(|candidate| candidate.version == version) {
+        let Some(version) = self.account.filter(|_| self.store.heard == self.epoch) else { return Ok(()) };
+        let candidates = self.lane().as_ref().map(Lane::candidates).unwrap_or_default();
+        let found = self.found();
+        if found.contains(&version) || candidates.iter().any(|candidate| candidate.version == version) {
             return Ok(());
         }
-        Err(format!("the account has {version}, shown are {candidates:?}"))
+        Err(format!("the account has {version}, shown are {candidates:?} and {found:?}"))
     }
 
     /// When faults stop, a few honest rounds lead to one confirmed password and nothing else.
@@ -348,9 +405,10 @@ impl World {
                 }
             }
         }
-        let lane = self.lane.as_ref().ok_or("there is no lane")?;
+        let lane = self.lane().ok_or("there is no lane")?;
         let confirmed = lane.confirmed.map(|dated| dated.version);
         let settled = confirmed == self.account && lane.outstanding.is_none() && lane.in_doubt.is_empty();
+        let settled = settled && lane.restored.is_none() && self.found().is_empty();
         if settled && self.account.is_some() { Ok(()) } else { Err(format!("not settled: {lane:?}")) }
     }
 }
@@ -381,6 +439,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::JournalIsLost),
         1 => Just(Op::SnapshotDisk),
         1 => Just(Op::RollDiskBack),
+        1 => Just(Op::BackUp),
+        1 => Just(Op::Restore),
         1 => (1_u32..400_000).prop_map(Op::Pass),
     ]
 }

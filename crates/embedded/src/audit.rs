@@ -52,7 +52,8 @@ impl AuditSink for Database {
     }
 }
 
-fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
+/// Appends a row in a transaction that does what it records.
+pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
     let last = batch
         .prepare("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok((rows::number::<u64>(row, 0)?, row.get::<_, Hash>(1)?)))
@@ -78,7 +79,7 @@ fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
 }
 
 /// Walks the chain from its start. A row that cannot be read breaks it like one that was altered.
-fn verify(connection: &Connection) -> Result<Verified, Failure> {
+pub(crate) fn verify(connection: &Connection) -> Result<Verified, Failure> {
     let mut statement = connection.prepare_cached(audit!("ORDER BY seq"))?;
     let mut rows = statement.query([])?;
     let (mut previous, mut seq) = (START, 0);

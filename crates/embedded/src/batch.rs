@@ -18,21 +18,23 @@ pub(crate) struct Batch<'a> {
     pub(crate) entropy: &'a dyn Entropy,
     /// Who is to be woken once it is committed.
     pub(crate) woken: Woken,
-    counts: [Count; 3],
+    counts: [Count; 4],
 }
 
-/// By how much a batch changes the size of a queue. Kept in memory until the end, so that a batch rewrites the
-/// row of a queue once, however many messages it moves.
+/// What a batch does to the row of a queue. Kept in memory until the end, so that a batch rewrites that row once,
+/// however many messages it moves.
 #[derive(Clone, Copy, Default)]
 struct Count {
     total: i64,
     dead: i64,
+    /// The number of the last message that was sent, once somebody asked.
+    last: Option<i64>,
 }
 
 impl<'a> Batch<'a> {
     /// A batch on a connection whose transaction has begun.
     pub(crate) fn new(connection: &'a Connection, now: UnixMillis, entropy: &'a dyn Entropy) -> Self {
-        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 3] }
+        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 4] }
     }
 
     /// A statement, compiled once per connection.
@@ -65,19 +67,36 @@ impl<'a> Batch<'a> {
         self.count_of(queue).dead += by;
     }
 
+    /// The number for the next message of a queue; `last` finds the last one that was given.
+    pub(crate) fn number(
+        &mut self,
+        queue: QueueName,
+        last: impl FnOnce(&Self) -> Result<i64, Failure>,
+    ) -> Result<i64, Failure> {
+        let before = match self.count_of(queue).last {
+            Some(number) => number,
+            None => last(self)?,
+        };
+        let number =
+            before.checked_add(1).ok_or_else(|| Failure::corrupt("a queue", "no numbers are left"))?;
+        self.count_of(queue).last = Some(number);
+        Ok(number)
+    }
+
     fn count_of(&mut self, queue: QueueName) -> &mut Count {
-        let [requests, findings, outcomes] = &mut self.counts;
+        let [requests, findings, outcomes, alarms] = &mut self.counts;
         match queue {
             QueueName::Requests => requests,
             QueueName::Findings => findings,
             QueueName::Outcomes => outcomes,
+            QueueName::Alarms => alarms,
         }
     }
 
     /// Writes the counts down and ends the batch; the commit is up to the caller.
     pub(crate) fn finish(mut self) -> Result<Woken, Failure> {
         for queue in QueueName::ALL {
-            let Count { total, dead } = *self.count_of(queue);
+            let Count { total, dead, .. } = *self.count_of(queue);
             if (total, dead) != (0, 0) {
                 self.execute(
                     "UPDATE queue_counters SET total = total + ?2, dead = dead + ?3 WHERE queue = ?1",

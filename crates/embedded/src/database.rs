@@ -1,5 +1,6 @@
 //! The handle on the file.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use keyturn_ports::Error;
 use rusqlite::Connection;
 
 use crate::batch::Batch;
+use crate::epoch;
 use crate::failure::Failure;
 use crate::open::{self, OpenError};
 use crate::readers::Readers;
@@ -22,6 +24,7 @@ use crate::writer::{Durability, Tools, Writer};
 #[derive(Clone)]
 pub struct OpenOptions {
     pub(crate) path: PathBuf,
+    beside: PathBuf,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     look_every: Duration,
@@ -31,7 +34,15 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// Opens, or creates, the file at `path`. Leases, delays and expiry go by `clock`.
     pub fn new(path: impl Into<PathBuf>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { path: path.into(), clock, entropy, look_every: Duration::from_millis(20), readers: 4 }
+        let path = path.into();
+        let beside = epoch::beside(&path);
+        Self { path, beside, clock, entropy, look_every: Duration::from_millis(20), readers: 4 }
+    }
+
+    /// Where the epoch is kept that no backup may have. Beside the file, with `.epoch` behind its name, by default.
+    pub fn epoch_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.beside = path.into();
+        self
     }
 
     /// How often to look, while somebody waits, whether another process wrote. 20 ms by default.
@@ -56,12 +67,15 @@ pub struct Database {
 
 struct Inner {
     path: PathBuf,
+    beside: PathBuf,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     signals: Arc<Signals>,
     watcher: Watcher,
     readers: Readers,
     writer: Writer,
+    /// Let go last: the lock that says that the file is in use.
+    _held: File,
 }
 
 impl std::fmt::Debug for Database {
@@ -73,8 +87,9 @@ impl std::fmt::Debug for Database {
 impl Database {
     /// Opens the file, creating or migrating it where needed. Blocks: a small file is checked as a whole.
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
-        let OpenOptions { path, clock, entropy, look_every, readers } = options;
-        let connection = open::writing(&path)?;
+        let OpenOptions { path, beside, clock, entropy, look_every, readers } = options;
+        let held = open::hold(&path)?;
+        let connection = open::writing(&path, &beside, clock.now(), &*entropy)?;
         let watching = open::watching(&path)?;
         let signals = Arc::new(Signals::default());
         let threads = |source| OpenError::Threads { path: path.clone(), source };
@@ -87,12 +102,29 @@ impl Database {
         };
         let writer = Writer::start(tools).map_err(threads)?;
         let readers = Readers::new(path.clone(), readers);
-        Ok(Self { inner: Arc::new(Inner { path, clock, entropy, signals, watcher, readers, writer }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                beside,
+                clock,
+                entropy,
+                signals,
+                watcher,
+                readers,
+                writer,
+                _held: held,
+            }),
+        })
     }
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// Where its epoch is.
+    pub(crate) fn beside(&self) -> &Path {
+        &self.inner.beside
     }
 
     pub(crate) fn now(&self) -> UnixMillis {

@@ -88,11 +88,17 @@ fn replay_one(batch: &mut Batch<'_>, id: DeadLetterId, onto: QueueName, body: &s
 }
 
 /// The attempts of a message that dies of `error`, as its dead letter keeps them.
-pub(crate) fn attempts(batch: &Batch<'_>, message: i64, error: &str) -> Result<String, Failure> {
+pub(crate) fn attempts(
+    batch: &Batch<'_>,
+    queue: QueueName,
+    message: i64,
+    error: &str,
+) -> Result<String, Failure> {
     let mut statement = batch.prepare(
-        "SELECT failed_at, error FROM queue_attempts WHERE message = ?1 ORDER BY attempt DESC LIMIT ?2",
+        "SELECT failed_at, error FROM queue_attempts WHERE queue = ?1 AND message = ?2 \
+         ORDER BY attempt DESC LIMIT ?3",
     )?;
-    let earlier = statement.query_map((message, ATTEMPTS_KEPT - 1), |row| {
+    let earlier = statement.query_map((rows::queue_code(queue), message, ATTEMPTS_KEPT - 1), |row| {
         Ok(StoredAttempt { at: rows::time(row, 0)?, error: row.get(1)? })
     })?;
     let mut attempts = earlier.collect::<Result<Vec<_>, _>>()?;

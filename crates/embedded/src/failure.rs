@@ -25,6 +25,11 @@ impl Failure {
         Self::new(Kind::Corrupt, format!("{what} cannot be read: {why}"))
     }
 
+    /// What happened, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The error of the call named `action`.
     pub(crate) fn during(&self, action: &'static str) -> Error {
         Error::new(self.kind, action, self.detail.clone())

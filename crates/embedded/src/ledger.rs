@@ -5,7 +5,9 @@
 
 mod commit;
 mod lanes;
+mod place;
 mod read;
+mod rotations;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, MessageMark, VersionId};
@@ -17,13 +19,20 @@ use sha2::{Digest as _, Sha256};
 
 use crate::batch::Batch;
 use crate::database::Database;
+use crate::epoch::Generation;
+use crate::failure::Failure;
 use crate::writer::Durability;
 
 #[async_trait]
 impl LedgerReader for Database {
     async fn lanes(&self, device: DeviceId) -> Result<Vec<Lane>, Error> {
         self.read("reading the lanes of a device", move |connection| {
-            Ok(lanes::of_device(connection, device)?.into_iter().map(|stored| stored.value).collect())
+            let snapshot = connection.unchecked_transaction()?;
+            let generation = Generation::now(&snapshot)?;
+            Ok(lanes::of_device(&snapshot, device, generation)?
+                .into_iter()
+                .map(|stored| stored.value)
+                .collect())
         })
         .await
     }
@@ -53,6 +62,13 @@ impl LedgerReader for Database {
         self.read("looking a version up", move |connection| read::vault_ref(connection, version)).await
     }
 
+    async fn restored(&self) -> Result<Option<UnixMillis>, Error> {
+        self.read("asking when the ledger was restored", |connection| {
+            Ok(Generation::now(connection)?.restored)
+        })
+        .await
+    }
+
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
         self.read("looking a device key up", move |connection| lanes::knows_key(connection, key)).await
     }
@@ -79,14 +95,7 @@ impl Ledger for Database {
 #[async_trait]
 impl LedgerOperator for Database {
     async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error> {
-        self.change_lanes(device, move |lane| {
-            let open = lane.closed.is_none();
-            if open {
-                lane.force(at);
-            }
-            open
-        })
-        .await
+        self.change_lanes(device, move |lane| force(lane, at)).await
     }
 
     async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error> {
@@ -117,22 +126,43 @@ impl Database {
         device: DeviceId,
         change: impl Fn(&mut Lane) -> bool + Send + 'static,
     ) -> Result<usize, Error> {
-        let change_all = move |batch: &mut Batch<'_>| {
-            let mut changed = 0;
-            for mut stored in lanes::of_device(batch.connection(), device)? {
-                if change(&mut stored.value) {
-                    lanes::replace(batch, &stored)?;
-                    changed += 1;
-                }
-            }
-            Ok(changed)
-        };
+        let change_all = move |batch: &mut Batch<'_>| change_lanes(batch, device, &change);
         self.write("changing lanes", Durability::Told, change_all).await
     }
 }
 
+/// Changes every lane of a device of which `change` says that it did. Returns how many those were.
+fn change_lanes(
+    batch: &Batch<'_>,
+    device: DeviceId,
+    change: &dyn Fn(&mut Lane) -> bool,
+) -> Result<usize, Failure> {
+    let mut changed = 0;
+    let generation = Generation::now(batch.connection())?;
+    for mut stored in lanes::of_device(batch.connection(), device, generation)? {
+        if change(&mut stored.value) {
+            let known = lanes::known(batch.connection(), device, stored.value.key.id())?;
+            lanes::replace(batch, &stored.value, &known, generation)?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}
+
+/// Asks for a rotation, unless the lane is closed.
+fn force(lane: &mut Lane, at: UnixMillis) -> bool {
+    let open = lane.closed.is_none();
+    if open {
+        lane.force(at);
+    }
+    open
+}
+
+/// The name under which an effect is remembered.
+type Mark = [u8; 16];
+
 /// The name under which an effect is remembered: half a hash is plenty, and keeps the rows small.
-fn mark_of((key, mark): &(KeyHash, MessageMark)) -> [u8; 16] {
+fn mark_of((key, mark): &(KeyHash, MessageMark)) -> Mark {
     let digest: [u8; 32] =
         Sha256::new_with_prefix(key.as_bytes()).chain_update(mark.as_bytes()).finalize().into();
     let mut half = [0; 16];

@@ -8,6 +8,7 @@
 //! how it reads (`readers`), how those who wait are woken (`signals`, `watcher`), then one file per port.
 
 mod database;
+mod epoch;
 mod open;
 mod schema;
 
@@ -29,11 +30,15 @@ mod queue;
 mod ledger;
 mod results;
 
+mod backup;
+mod upkeep;
+
 mod audit;
 mod directory;
 
 mod vault;
 
+pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore};
 pub use database::{Database, OpenOptions};
 pub use open::OpenError;
 pub use vault::{MasterKey, MasterKeys, NoMasterKey, SealedVault};

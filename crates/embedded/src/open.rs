@@ -3,14 +3,18 @@
 mod checks;
 mod error;
 
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::time::UnixMillis;
 use rusqlite::{Connection, OpenFlags};
 
 pub use self::error::OpenError;
-use crate::schema;
+use crate::{epoch, schema};
 
 /// Pages of this size hold a few messages each, and one commit of many small changes still touches few of them.
 const PAGE_SIZE: u32 = 8192;
@@ -24,7 +28,13 @@ const CHECKPOINT_PAGES: u32 = 4000;
 static CREATING: Mutex<()> = Mutex::new(());
 
 /// The connection that writes. Creates the file, refuses what is not ours, and brings the tables up to date.
-pub(crate) fn writing(path: &Path) -> Result<Connection, OpenError> {
+/// Settles whether the file was restored from a backup, before anybody reads it.
+pub(crate) fn writing(
+    path: &Path,
+    beside: &Path,
+    now: UnixMillis,
+    entropy: &dyn Entropy,
+) -> Result<Connection, OpenError> {
     let _alone = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     let created = checks::create(path)?;
     let sql = |source| OpenError::from_sqlite(path, source);
@@ -41,7 +51,28 @@ pub(crate) fn writing(path: &Path) -> Result<Connection, OpenError> {
     if !created {
         checks::content(path, &connection)?;
     }
+    epoch::settle(path, beside, &mut connection, now, entropy)?;
     Ok(connection)
+}
+
+/// The file that says whether the database is in use: everybody who opens the database holds a shared lock on it, and
+/// whoever replaces the database an exclusive one. It is a file of its own, since a lock on the database would be in
+/// SQLite's way.
+pub(crate) fn lock(path: &Path) -> std::io::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    std::fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(name)
+}
+
+/// Takes the shared lock, unless the database is being replaced.
+pub(crate) fn hold(path: &Path) -> Result<File, OpenError> {
+    let unwritable = |source| OpenError::Unwritable { path: path.to_owned(), source };
+    let file = lock(path).map_err(unwritable)?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Replaced { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(unwritable(source)),
+    }
 }
 
 /// Where SQLite keeps the log of the file.

@@ -1,12 +1,15 @@
 //! The queues.
 //!
-//! A message is two rows: a small one that leasing and settling rewrite, and its body, which is written once and
-//! read once. Both are in the order in which messages were sent, so sending, leasing and settling touch the ends
-//! of a few trees and cost the same however many messages there are.
+//! A message is one row, written when it is sent and deleted when it is done, and while it is in work or waits to be
+//! tried again a second, small one beside it that says who has it. New messages are given out in the order of their
+//! numbers, and the queue remembers how far that got. So sending touches the end of one tree, leasing reads from
+//! where it stopped, and what leasing and settling rewrite are trees as small as what is in flight: all of it costs
+//! the same however many messages there are.
 //!
-//! A message is visible from `visible_at` on, which sending sets to now and leasing to the end of the lease. So
-//! that a wall clock that was wrong by much for a while cannot hide messages for good, no lease and no delay is
-//! longer than [`LONGEST`], and what claims to become visible later than that is taken to be visible.
+//! A new message is visible at once. One that was given out is visible again from `visible_at` on, which is the end
+//! of the lease or of a delay. So that a wall clock that was wrong by much for a while cannot hide messages for good,
+//! no lease and no delay is longer than [`LONGEST`], and what claims to become visible later than that is taken to
+//! be visible.
 
 mod lease;
 mod settle;
@@ -49,11 +52,7 @@ impl Backlog for Database {
     ) -> Result<Vec<(u64, String)>, Error> {
         let after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
         self.read("looking at what waits", move |connection| {
-            let sql = per_queue!(
-                queue,
-                "SELECT id, body FROM queue_bodies WHERE id IN (SELECT id FROM ",
-                " WHERE id > ?1 ORDER BY id LIMIT ?2) ORDER BY id"
-            );
+            let sql = per_queue!(queue, "SELECT id, body FROM queue_", " WHERE id > ?1 ORDER BY id LIMIT ?2");
             let mut statement = connection.prepare_cached(sql)?;
             let found = statement
                 .query_map((after, rows::count(limit)), |row| Ok((rows::number(row, 0)?, row.get(1)?)))?;
@@ -128,22 +127,34 @@ impl Queue for Database {
 
 /// Puts a message on a queue.
 pub(crate) fn enqueue(batch: &mut Batch<'_>, queue: QueueName, message: &NewMessage) -> Result<(), Failure> {
-    batch.execute(
-        "INSERT INTO queue_bodies (request, device, body) VALUES (?1, ?2, ?3)",
-        (message.request.as_bytes(), message.device.as_bytes(), &message.body),
-    )?;
-    let now = rows::to_column(batch.now);
+    let number = batch.number(queue, |batch| last_number(batch, queue))?;
     batch.execute(
         per_queue!(
             queue,
-            "INSERT INTO ",
-            " (id, visible_at, deliveries, failures, enqueued_at) VALUES (?1, ?2, 0, 0, ?2)"
+            "INSERT INTO queue_",
+            " (id, enqueued_at, request, device, body) VALUES (?1, ?2, ?3, ?4, ?5)"
         ),
-        (batch.last_id(), now),
+        (
+            number,
+            rows::to_column(batch.now),
+            message.request.as_bytes(),
+            message.device.as_bytes(),
+            &message.body,
+        ),
     )?;
     batch.count(queue, 1);
     batch.woken.queue(queue);
     Ok(())
+}
+
+/// The number of the message that was sent last. What is gone was given out before, so `taken` remembers those.
+fn last_number(batch: &Batch<'_>, queue: QueueName) -> Result<i64, Failure> {
+    let sql = per_queue!(
+        queue,
+        "SELECT max(taken, coalesce((SELECT max(id) FROM queue_",
+        "), 0)) FROM queue_counters WHERE queue = ?1"
+    );
+    Ok(batch.prepare(sql)?.query_row([rows::queue_code(queue)], |row| row.get(0))?)
 }
 
 fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<Depth, Failure> {
@@ -155,22 +166,28 @@ fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<D
     let leased = snapshot
         .prepare_cached(per_queue!(
             queue,
-            "SELECT count(lease) FROM (SELECT lease FROM ",
-            " INDEXED BY ",
+            "SELECT count(lease) FROM (SELECT lease FROM held_",
+            " INDEXED BY held_",
             "_by_visibility WHERE visible_at > ?1 LIMIT ?2)"
         ))?
         .query_row((rows::to_column(now), rows::count(LEASES_COUNTED)), |row| rows::number(row, 0))?;
     let oldest = snapshot
-        .prepare_cached(per_queue!(queue, "SELECT enqueued_at FROM ", " ORDER BY id LIMIT 1"))?
+        .prepare_cached(per_queue!(queue, "SELECT enqueued_at FROM queue_", " ORDER BY id LIMIT 1"))?
         .query_row([], |row| rows::time(row, 0))
         .optional()?;
     Ok(Depth { total, leased, oldest, dead })
 }
 
+/// When a message is visible next: at the beginning of time if there is a new one.
 fn next_visible(connection: &Connection, queue: QueueName) -> Result<Option<UnixMillis>, Failure> {
-    let next = connection
-        .prepare_cached(per_queue!(queue, "SELECT visible_at FROM ", " ORDER BY visible_at LIMIT 1"))?
-        .query_row([], |row| rows::time(row, 0))
-        .optional()?;
-    Ok(next)
+    let sql = per_queue!(
+        queue,
+        "SELECT CASE WHEN max(id) > (SELECT taken FROM queue_counters WHERE queue = ?1) THEN 0 \
+         ELSE (SELECT min(visible_at) FROM held_",
+        ") END FROM queue_",
+        ""
+    );
+    let mut statement = connection.prepare_cached(sql)?;
+    let next: Option<i64> = statement.query_row([rows::queue_code(queue)], |row| row.get(0))?;
+    Ok(next.map(|at| UnixMillis(u64::try_from(at).unwrap_or(0))))
 }

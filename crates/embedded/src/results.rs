@@ -39,10 +39,8 @@ impl ResultWriter for Database {
     async fn publish(&self, results: Vec<NewResult>) -> Result<Vec<Published>, Error> {
         let carrying = results.iter().any(|result| result.carries.is_some());
         let durability = if carrying { Durability::Told } else { Durability::Internal };
-        let publish = move |batch: &mut Batch<'_>| {
-            forget(batch, results.len())?;
-            results.iter().map(|result| publish_one(batch, result)).collect()
-        };
+        let publish =
+            move |batch: &mut Batch<'_>| results.iter().map(|result| publish_one(batch, result)).collect();
         self.write("publishing results", durability, publish).await
     }
 }
@@ -87,14 +85,4 @@ fn outstanding(batch: &Batch<'_>, lane: LaneId) -> Result<Option<VersionId>, Fai
         .query_row([lane.as_bytes()], |row| rows::version(row, 0))
         .optional()?;
     Ok(found)
-}
-
-/// Takes two expired results away for each new one, so that nobody has to sweep.
-fn forget(batch: &Batch<'_>, published: usize) -> Result<(), Failure> {
-    batch.execute(
-        "DELETE FROM results WHERE id IN (SELECT id FROM results WHERE expires_at <= ?1 \
-         ORDER BY expires_at LIMIT ?2)",
-        (rows::to_column(batch.now), rows::count(published.saturating_mul(2))),
-    )?;
-    Ok(())
 }

@@ -27,6 +27,7 @@ pub(crate) fn queue_code(queue: QueueName) -> i64 {
         QueueName::Requests => 1,
         QueueName::Findings => 2,
         QueueName::Outcomes => 3,
+        QueueName::Alarms => 4,
     }
 }
 

@@ -14,8 +14,16 @@ use crate::open::OpenError;
 pub(crate) const APPLICATION_ID: i32 = 0x4b54_524e;
 
 /// Each makes a file one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("schema/0001_tables.sql"), include_str!("schema/0002_known_keys.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema/0001_tables.sql"),
+    include_str!("schema/0002_known_keys.sql"),
+    include_str!("schema/0003_rotation_jobs.sql"),
+];
+
+/// The newest schema that this release knows.
+pub(crate) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
 
 /// Brings the file up to date, in one transaction. Two processes may open a new file at once: the second waits
 /// for the first and finds nothing left to do.
@@ -23,7 +31,7 @@ pub(crate) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), Op
     let sql = |source| OpenError::from_sqlite(path, source);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
     let found = applied(&transaction).map_err(sql)?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     if found > known && compatible_from(&transaction).map_err(sql)? > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }

@@ -15,6 +15,7 @@ const fn bit(queue: QueueName) -> u8 {
         QueueName::Requests => 2,
         QueueName::Findings => 4,
         QueueName::Outcomes => 8,
+        QueueName::Alarms => 16,
     }
 }
 
@@ -37,6 +38,7 @@ pub(crate) struct Signals {
     requests: Notify,
     findings: Notify,
     outcomes: Notify,
+    alarms: Notify,
     results: Notify,
 }
 
@@ -47,6 +49,7 @@ impl Signals {
             QueueName::Requests => &self.requests,
             QueueName::Findings => &self.findings,
             QueueName::Outcomes => &self.outcomes,
+            QueueName::Alarms => &self.alarms,
         }
     }
 

@@ -66,6 +66,7 @@ conformance!(dead_letters, Fresh<Database>);
 conformance!(intake, Fresh<Database>);
 conformance!(ledger, Fresh<Database>);
 conformance!(results, Fresh<Database>);
+conformance!(rotations, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

@@ -203,7 +203,9 @@ fn nothing_accepted_is_lost_when_processes_are_killed() {
         let file = Connection::open(&path).unwrap();
         let sound: String = file.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
         assert_eq!(sound, "ok");
-        let mut bodies = file.prepare("SELECT body FROM queue_bodies").unwrap();
+        let mut bodies = file
+            .prepare("SELECT body FROM queue_requests UNION ALL SELECT body FROM queue_findings")
+            .unwrap();
         let stored: Vec<String> =
             bodies.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         let kept: BTreeSet<String> = stored.iter().cloned().collect();

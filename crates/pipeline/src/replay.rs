@@ -2,10 +2,12 @@
 //!
 //! A replay keeps the device's message and its stamp byte for byte and enters at the validator, so that every
 //! check is made again and what has expired stays expired. A dead outcome carries no device message: it is a
-//! result already signed, and goes back to the notifier, which checks that its version is still outstanding.
+//! result already signed, and goes back to the notifier, which checks that its version is still outstanding. A dead
+//! alarm goes to its webhook again, under the id it had.
 
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::QueueName;
+use keyturn_schemas::alarm::AlarmRaised;
 use keyturn_schemas::envelope::{Envelope, Found, Stamped};
 use keyturn_schemas::outcome::Outcome;
 
@@ -34,6 +36,10 @@ pub fn plan(letter: &DeadLetter) -> Result<(DeadLetterId, QueueName, String), No
         QueueName::Outcomes => {
             Envelope::<Outcome>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
             (QueueName::Outcomes, body.clone())
+        }
+        QueueName::Alarms => {
+            Envelope::<AlarmRaised>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
+            (QueueName::Alarms, body.clone())
         }
     };
     Ok((letter.id, queue, body))

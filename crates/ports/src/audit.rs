@@ -43,6 +43,10 @@ pub enum Action {
     KeysChanged,
     /// Versions were put back into the vault from the recovery log.
     VaultRecovered,
+    /// A backup was made.
+    BackupMade,
+    /// The store was found, or said, to be restored from a backup.
+    StoreRestored,
     /// Dead letters were put back on their way.
     DeadLettersReplayed,
 }

@@ -3,32 +3,62 @@
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
 
 /// A device as the directory lists it: the properties of a Graph `device` that matter here, under their Graph
-/// names (learn.microsoft.com/graph/api/resources/device). Unknown properties of an export are ignored.
+/// names (learn.microsoft.com/graph/api/resources/device). Unknown properties of an export are ignored, and a known
+/// one that has another type than it should says nothing: the device is then refused, as if it were absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceRecord {
     /// The device id.
     pub device_id: DeviceId,
     /// The name people know it by.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub display_name: Option<String>,
     /// Whether it may authenticate. Absent or null is not enabled.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub account_enabled: Option<bool>,
     /// `AzureAd`, `ServerAd` or `Workplace`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub trust_type: Option<String>,
     /// The keys it registered.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable_keys")]
     pub alternative_security_ids: Vec<AlternativeSecurityId>,
     /// The operating system, as the directory has it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub operating_system: Option<String>,
+}
+
+/// A value of the right type, or anything else.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Perhaps<T> {
+    Right(T),
+    Other(IgnoredAny),
+}
+
+impl<T> Perhaps<T> {
+    fn right(self) -> Option<T> {
+        match self {
+            Self::Right(value) => Some(value),
+            Self::Other(IgnoredAny) => None,
+        }
+    }
+}
+
+/// A value of the right type, or none.
+fn or_nothing<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Ok(Perhaps::deserialize(from)?.right())
+}
+
+/// Those entries of a list that can be read.
+fn readable_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AlternativeSecurityId>, D::Error> {
+    let entries: Option<Vec<Perhaps<AlternativeSecurityId>>> = Perhaps::deserialize(from)?.right();
+    Ok(entries.into_iter().flatten().filter_map(Perhaps::right).collect())
 }
 
 /// One registered key, undecoded (see `keyturn_schemas::security_id`).

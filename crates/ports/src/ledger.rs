@@ -20,6 +20,8 @@ pub struct Wanted {
     pub lane: LaneId,
     /// The message.
     pub request: RequestId,
+    /// When its nonce was given out. Effects are remembered in this order.
+    pub nonce: UnixMillis,
     /// Who signed it, and the sender's mark on it.
     pub mark: (KeyHash, MessageMark),
     /// Versions the message names.
@@ -29,12 +31,15 @@ pub struct Wanted {
 /// What is known when deciding on a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Every lane of the device, each with its revision.
+    /// Every lane of the device, each with its revision. Those not heard for certain since the ledger was restored
+    /// say so ([`Lane::restored`]).
     pub lanes: Vec<Stored<Lane>>,
     /// Those of the wanted versions that were issued to the wanted lane.
     pub issued: BTreeSet<VersionId>,
     /// Whether this message, or another with its mark, took effect before.
     pub history: History,
+    /// When the ledger was last found to be restored from a backup; none if it never was.
+    pub restored: Option<UnixMillis>,
 }
 
 /// A stored value and the revision to name when replacing it.
@@ -46,6 +51,9 @@ pub struct Stored<T> {
     pub revision: u64,
 }
 
+/// How many of the last marks of a lane are remembered, at least.
+pub const MARKS_REMEMBERED: usize = 16;
+
 /// What happened to a message, or to one with the same mark, before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
@@ -53,7 +61,8 @@ pub enum History {
     Unseen,
     /// These very bytes took effect; there is nothing left to do.
     Done,
-    /// Other bytes with the same mark took effect: a device reused its mark, or somebody forged.
+    /// Other bytes with the same mark took effect: a device reused its mark, or somebody forged. Noticed among the
+    /// messages with the same nonce time and the last [`MARKS_REMEMBERED`] of the lane.
     MarkReused,
 }
 
@@ -62,12 +71,14 @@ pub enum History {
 pub struct Commit {
     /// The message, remembered so that it takes effect once.
     pub request: RequestId,
+    /// When its nonce was given out.
+    pub nonce: UnixMillis,
     /// Who signed it, and the sender's mark on it.
     pub mark: (KeyHash, MessageMark),
     /// The lane as it is to be, and the revision it was decided on (0 for a new lane). None leaves lanes alone.
     pub lane: Option<Stored<Lane>>,
-    /// A version minted for the lane, with the vault's own id of it.
-    pub issued: Option<Issued>,
+    /// Versions that are the lane's from now on: one minted for it, or some that the ledger lost and the vault has.
+    pub issued: Vec<Issued>,
     /// What happened, for the timeline.
     pub events: Vec<NewEvent>,
     /// Messages to send once this is stored.
@@ -88,7 +99,8 @@ pub struct Issued {
 pub enum Committed {
     /// It took effect.
     Applied,
-    /// The lane was changed by somebody else since it was loaded; nothing took effect. Load and decide again.
+    /// The lane was changed by somebody else, or the ledger found to be restored, since it was loaded; nothing took
+    /// effect. Load and decide again.
     Conflict,
     /// The message had taken effect before; nothing was changed.
     Duplicate,
@@ -169,6 +181,9 @@ pub trait LedgerReader: Send + Sync {
     /// Where the vault keeps a version.
     async fn vault_ref(&self, version: VersionId) -> Result<Option<String>, Error>;
 
+    /// When the ledger was last found to be restored from a backup; none if it never was.
+    async fn restored(&self) -> Result<Option<UnixMillis>, Error>;
+
     /// Whether any lane, open or closed, is this device key's. Asked by the ingress about every key it has not met
     /// lately, so it must be one look into an index. Once true for a key, it stays true.
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error>;
@@ -179,7 +194,7 @@ pub trait LedgerReader: Send + Sync {
 /// `commit` applies each element for itself, in order, and durably enough that no later durable effect of this
 /// deployment can outlive it. Elements for the same lane may follow each other in one batch, each naming the
 /// revision the one before produces. An element takes effect once, however often it is committed: its `request`
-/// is remembered in the same transaction, and so are its outbox messages, which are sent at least once
+/// is remembered in the same transaction, for as long as [`crate::upkeep`] leaves it, and so are its outbox messages, which are sent at least once
 /// thereafter without further calls.
 #[async_trait]
 pub trait Ledger: Send + Sync {

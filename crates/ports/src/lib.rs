@@ -15,8 +15,10 @@ pub mod queue;
 pub mod intake;
 pub mod ledger;
 pub mod results;
+pub mod rotations;
 
 pub mod directory;
+pub mod upkeep;
 pub mod vault;
 
 pub mod audit;

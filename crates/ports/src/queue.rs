@@ -20,11 +20,13 @@ pub enum QueueName {
     Findings,
     /// rotator → notifier: signed results.
     Outcomes,
+    /// rotator → notifier: alarms, on their way out of the house.
+    Alarms,
 }
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::Findings, Self::Outcomes];
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Findings, Self::Outcomes, Self::Alarms];
 
     /// The queue's name, lower case.
     pub const fn as_str(self) -> &'static str {
@@ -32,6 +34,7 @@ impl QueueName {
             Self::Requests => "requests",
             Self::Findings => "findings",
             Self::Outcomes => "outcomes",
+            Self::Alarms => "alarms",
         }
     }
 

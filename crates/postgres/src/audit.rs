@@ -9,6 +9,7 @@ use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
 
 use crate::database::{Database, Mode, Param};
 use crate::failure::Failure;
+use crate::pool::Session;
 use crate::rows;
 use crate::schema::locks;
 
@@ -26,13 +27,6 @@ const AFTER: &str = audit!("WHERE seq > $1 ORDER BY seq LIMIT $2");
 #[async_trait]
 impl AuditSink for Database {
     async fn append(&self, row: NewRow) -> Result<u64, Error> {
-        // What is hashed has to be what is stored.
-        let row = NewRow {
-            actor: rows::text(&row.actor),
-            reason: rows::text(&row.reason),
-            detail: rows::text(&row.detail),
-            ..row
-        };
         self.retrying("appending to the audit", async || append(self, &row).await).await
     }
 
@@ -57,34 +51,81 @@ impl AuditSink for Database {
     }
 }
 
+const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+
+/// The look comes after the lock, in a statement and so with a view of its own.
+const NEWEST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
+
+const APPEND: &str = "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
+ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
 async fn append(database: &Database, row: &NewRow) -> Result<u64, Failure> {
-    let action = word(row.action)?;
-    // The look comes after the lock, in a statement and so with a view of its own.
-    let lock = "SELECT pg_advisory_xact_lock($1)";
-    let newest = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
-    let (work, found) = database.begin(Mode::Told, &[(lock, &[&locks::AUDIT]), (newest, &[])]).await?;
-    let last = found.get(1).and_then(|rows| rows.first());
-    let last = match last.map(|row| Ok((rows::number::<u64>(row, 0)?, hash(row, 1)?))).transpose() {
-        Ok(last) => last,
-        Err(failure) => return Err(work.undo(failure).await),
-    };
-    let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
-    let hash = chain::link(&previous, seq, row, &action);
-    let device = row.device.as_ref().map(|device| device.as_bytes().as_slice());
-    let params: [Param<'_>; 8] = [
-        &rows::place(seq),
-        &rows::to_column(row.at),
-        &row.actor,
-        &action,
-        &device,
-        &row.reason,
-        &row.detail,
-        &hash.as_slice(),
-    ];
-    let sql = "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    work.commit(&[(sql, &params)]).await?;
-    Ok(seq)
+    let (work, found) = database.begin(Mode::Told, &[(LOCK, &[&locks::AUDIT]), (NEWEST, &[])]).await?;
+    match Link::after(found.get(1).map_or(&[], Vec::as_slice), row) {
+        Err(failure) => Err(work.undo(failure).await),
+        Ok(link) => {
+            work.commit(&[(APPEND, &link.params())]).await?;
+            Ok(link.seq.cast_unsigned())
+        }
+    }
+}
+
+/// Appends a row in a transaction that does what it records. Others who append wait from here until its commit.
+pub(crate) async fn append_within(session: &Session, row: &NewRow) -> Result<(), Failure> {
+    let (lock, newest) = (session.prepare(LOCK).await?, session.prepare(NEWEST).await?);
+    let (client, append) = (session.client(), session.prepare(APPEND).await?);
+    client.query(&lock, &[&locks::AUDIT]).await?;
+    let link = Link::after(&client.query(&newest, &[]).await?, row)?;
+    client.query(&append, &link.params()).await?;
+    Ok(())
+}
+
+/// A row with its place in the chain, as the columns of a statement.
+struct Link {
+    seq: i64,
+    at: i64,
+    actor: String,
+    action: String,
+    device: Option<Vec<u8>>,
+    reason: String,
+    detail: String,
+    hash: Vec<u8>,
+}
+
+impl Link {
+    /// The next link after what [`NEWEST`] found.
+    fn after(found: &[tokio_postgres::Row], row: &NewRow) -> Result<Self, Failure> {
+        // What is hashed has to be what is stored.
+        let row = NewRow {
+            actor: rows::text(&row.actor),
+            reason: rows::text(&row.reason),
+            detail: rows::text(&row.detail),
+            ..row.clone()
+        };
+        let last = found
+            .first()
+            .map(|row| Ok::<_, Failure>((rows::number::<u64>(row, 0)?, hash(row, 1)?)))
+            .transpose()?;
+        let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
+        let action = word(row.action)?;
+        let hash = chain::link(&previous, seq, &row, &action).to_vec();
+        let NewRow { at, actor, action: _, device, reason, detail } = row;
+        let device = device.map(|device| device.as_bytes().to_vec());
+        Ok(Self {
+            seq: rows::place(seq),
+            at: rows::to_column(at),
+            actor,
+            action,
+            device,
+            reason,
+            detail,
+            hash,
+        })
+    }
+
+    fn params(&self) -> [Param<'_>; 8] {
+        [&self.seq, &self.at, &self.actor, &self.action, &self.device, &self.reason, &self.detail, &self.hash]
+    }
 }
 
 /// Walks the chain from its start, a page at a time. A row that cannot be read breaks it like one that was altered.

@@ -18,7 +18,6 @@ use crate::failure::Failure;
 use crate::listener::Listener;
 use crate::open::{self, OpenError};
 use crate::pool::{Connections, Dialer, Lent};
-use crate::rows;
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -72,7 +71,6 @@ struct Inner {
     listener: OnceLock<Listener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    times: Times,
 }
 
 impl std::fmt::Debug for Database {
@@ -90,9 +88,10 @@ impl Database {
         entropy: Arc<dyn Entropy>,
         times: Times,
     ) -> Result<Self, OpenError> {
-        let (dialer, connections) = open::open(settings)?;
+        let given = (times == Times::Clock).then(|| Arc::clone(&clock));
+        let (dialer, connections) = open::open(settings, given)?;
         let (signals, listener) = (Arc::default(), OnceLock::new());
-        let inner = Inner { dialer, connections, signals, listener, clock, entropy, times };
+        let inner = Inner { dialer, connections, signals, listener, clock, entropy };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -108,7 +107,7 @@ impl Database {
 
     /// The time that a statement goes by, for the function `now_ms`: null for the server's own.
     pub(crate) fn now_given(&self) -> Option<i64> {
-        (self.inner.times == Times::Clock).then(|| rows::to_column(self.now()))
+        self.inner.dialer.now_given()
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {
@@ -147,6 +146,11 @@ impl Database {
                 other => return other.map_err(|failure| failure.during(action)),
             }
         }
+    }
+
+    /// A connection of one's own for a while.
+    pub(crate) async fn lend(&self) -> Result<Lent, Failure> {
+        self.inner.connections.lend().await
     }
 
     /// One statement that only reads.
@@ -202,7 +206,8 @@ impl Work {
         Self { session: Some(session), open: false }
     }
 
-    fn session(&self) -> Result<&Lent, Failure> {
+    /// Its connection.
+    pub(crate) fn session(&self) -> Result<&Lent, Failure> {
         self.session.as_ref().ok_or_else(Failure::outrun)
     }
 

@@ -1,7 +1,6 @@
 //! The intake: memory and queue are in one database, so one statement does both.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::RequestId;
@@ -14,12 +13,7 @@ use crate::database::{Database, Mode, Param};
 use crate::rows;
 use crate::signals::Woken;
 
-/// How long an accepted message is remembered after its nonce was given out. Nonces live for minutes, so what
-/// comes again after this is refused before anybody asks here.
-const REMEMBERED: Duration = Duration::from_hours(24);
-
-/// Remembers, sends what is new, and forgets two old messages for each one given: the memory shrinks to what it has
-/// to hold without anybody having to sweep it. Where two replicas are given the same message at once, the second one
+/// Remembers, and sends what is new. Where two replicas are given the same message at once, the second one
 /// waits for the first one's commit and finds it known.
 const ACCEPT: &str = "WITH given AS ( \
      SELECT DISTINCT ON (nonce_ms, request) * \
@@ -35,11 +29,7 @@ const ACCEPT: &str = "WITH given AS ( \
      FROM given JOIN remembered USING (nonce_ms, request) ORDER BY place), \
  counted AS ( \
      UPDATE queue_counters SET total = total + (SELECT count(*) FROM remembered) \
-     WHERE queue = 1 AND slot = pg_backend_pid() % 64), \
- forgotten AS ( \
-     DELETE FROM accepted WHERE (nonce_ms, request) IN ( \
-         SELECT nonce_ms, request FROM accepted WHERE nonce_ms < now_ms($1) - $6 \
-         ORDER BY nonce_ms LIMIT $7 FOR UPDATE SKIP LOCKED)) \
+     WHERE queue = 1 AND slot = pg_backend_pid() % 64) \
  SELECT nonce_ms, request FROM remembered";
 
 #[async_trait]
@@ -52,11 +42,10 @@ impl Intake for Database {
         let devices: Vec<&[u8]> =
             submissions.iter().map(|one| one.message.device.as_bytes().as_slice()).collect();
         let bodies: Vec<&[u8]> = submissions.iter().map(|one| one.message.body.as_bytes()).collect();
-        let (kept, forget) = (rows::span(REMEMBERED), rows::count(submissions.len().saturating_mul(2)));
         let mut new: HashSet<(i64, RequestId)> = self
             .retrying("accepting messages", async || {
                 let now = self.now_given();
-                let params: [Param<'_>; 7] = [&now, &nonces, &requests, &devices, &bodies, &kept, &forget];
+                let params: [Param<'_>; 5] = [&now, &nonces, &requests, &devices, &bodies];
                 let found = self.at_once(Mode::Told, &[(ACCEPT, &params)]).await?;
                 found
                     .iter()

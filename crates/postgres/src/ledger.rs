@@ -6,6 +6,7 @@
 mod commit;
 mod lanes;
 mod read;
+mod rotations;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, MessageMark, VersionId};
@@ -16,6 +17,7 @@ use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerOperator, Le
 use sha2::{Digest as _, Sha256};
 
 use crate::database::Database;
+use crate::epoch::{GENERATION, Generation};
 
 #[async_trait]
 impl LedgerReader for Database {
@@ -44,6 +46,13 @@ impl LedgerReader for Database {
         self.retrying("looking a version up", async || read::vault_ref(self, version).await).await
     }
 
+    async fn restored(&self) -> Result<Option<UnixMillis>, Error> {
+        self.retrying("asking when the ledger was restored", async || {
+            Ok(Generation::of(&self.read(GENERATION, &[]).await?)?.restored)
+        })
+        .await
+    }
+
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
         self.retrying("looking a device key up", async || read::knows_key(self, key).await).await
     }
@@ -66,14 +75,7 @@ impl Ledger for Database {
 #[async_trait]
 impl LedgerOperator for Database {
     async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error> {
-        self.change_lanes(device, |lane| {
-            let open = lane.closed.is_none();
-            if open {
-                lane.force(at);
-            }
-            open
-        })
-        .await
+        self.change_lanes(device, move |lane| force(lane, at)).await
     }
 
     async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error> {
@@ -108,8 +110,20 @@ impl Database {
     }
 }
 
+/// Asks for a rotation, unless the lane is closed.
+fn force(lane: &mut Lane, at: UnixMillis) -> bool {
+    let open = lane.closed.is_none();
+    if open {
+        lane.force(at);
+    }
+    open
+}
+
+/// The name under which an effect is remembered.
+type Mark = [u8; 16];
+
 /// The name under which an effect is remembered: half a hash is plenty, and keeps the rows small.
-fn mark_of((key, mark): &(KeyHash, MessageMark)) -> [u8; 16] {
+fn mark_of((key, mark): &(KeyHash, MessageMark)) -> Mark {
     let digest: [u8; 32] =
         Sha256::new_with_prefix(key.as_bytes()).chain_update(mark.as_bytes()).finalize().into();
     let mut half = [0; 16];

@@ -6,7 +6,7 @@
 //! same database at once.
 //!
 //! Reading order: [`Settings`], how connections are made (`tls`, `pool`), how the database is opened (`open`,
-//! `schema`), how it is read and written (`database`, `failure`), how those who wait are woken (`signals`,
+//! `schema`, `epoch`), how it is read and written (`database`, `failure`), how those who wait are woken (`signals`,
 //! `listener`), then one file per port.
 
 mod settings;
@@ -16,6 +16,9 @@ mod tls;
 
 mod open;
 mod schema;
+
+mod epoch;
+mod upkeep;
 
 mod database;
 mod failure;

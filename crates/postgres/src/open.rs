@@ -1,8 +1,12 @@
 //! Opening the database: what is refused, and what mends it.
 
+use std::sync::Arc;
+
+use keyturn_domain::clock::Clock;
 use keyturn_ports::Kind;
 use tracing::warn;
 
+use crate::epoch;
 use crate::failure::Failure;
 use crate::pool::{Connections, Dialer, Session};
 use crate::schema::{self, Found, KNOWN};
@@ -75,10 +79,13 @@ pub enum OpenError {
 
 /// Checks the server and the tables, on a connection and a thread of their own: callers are not always async, and
 /// those that are must not wait for themselves.
-pub(crate) fn open(settings: &Settings) -> Result<(Dialer, Connections), OpenError> {
+pub(crate) fn open(
+    settings: &Settings,
+    clock: Option<Arc<dyn Clock>>,
+) -> Result<(Dialer, Connections), OpenError> {
     let place = settings.to_string();
     let other = |detail: String| OpenError::Other { place: place.clone(), detail };
-    let dialer = Dialer::new(settings.clone(), Maker::new(settings)?);
+    let dialer = Dialer::new(settings.clone(), Maker::new(settings)?, clock);
     let connections = Connections::new(dialer.clone()).map_err(|error| other(error.to_string()))?;
     let checking = dialer.clone();
     let checked = std::thread::Builder::new().name("keyturn-open".to_owned()).spawn(move || {
@@ -128,7 +135,10 @@ async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
         warn!(place = %dialer.settings(), "the server runs with fsync = off: a power loss can take what was promised");
     }
     Ok(match schema::migrate(session.client()).await? {
-        Found::Usable => Checked::Usable,
+        Found::Usable => {
+            epoch::settle(&session, dialer.now_given()).await?;
+            Checked::Usable
+        }
         Found::Newer(found) => Checked::Newer(found),
     })
 }

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use deadpool::Runtime;
 use deadpool::managed::{BuildError, Manager, Metrics, Object, Pool, RecycleError, RecycleResult, Timeouts};
+use keyturn_domain::clock::Clock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{Client, Connection, NoTls, Socket, Statement};
 use zeroize::Zeroizing;
 
+use crate::epoch;
 use crate::failure::Failure;
+use crate::rows;
 use crate::settings::{Limits, Settings};
 use crate::tls::Maker;
 
@@ -41,12 +44,18 @@ impl Connections {
 pub(crate) struct Dialer {
     settings: Settings,
     tls: Maker,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Dialer {
-    /// A dialer for these settings.
-    pub(crate) fn new(settings: Settings, tls: Maker) -> Self {
-        Self { settings, tls }
+    /// A dialer for these settings. Without a clock, times are the server's.
+    pub(crate) fn new(settings: Settings, tls: Maker, clock: Option<Arc<dyn Clock>>) -> Self {
+        Self { settings, tls, clock }
+    }
+
+    /// The time that a statement goes by, for the function `now_ms`: null for the server's own.
+    pub(crate) fn now_given(&self) -> Option<i64> {
+        self.clock.as_ref().map(|clock| rows::to_column(clock.now()))
     }
 
     /// The settings.
@@ -166,7 +175,10 @@ impl Manager for Dialer {
     async fn create(&self) -> Result<Session, Failure> {
         let (client, wire) = self.dial().await?;
         tokio::spawn(wire.drive(|_| ()));
-        Session::settled_in(client, &self.settings.limits).await
+        let session = Session::settled_in(client, &self.settings.limits).await?;
+        // Connections are made anew when the server comes back, perhaps with what a backup had.
+        epoch::settle(&session, self.now_given()).await?;
+        Ok(session)
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Failure> {

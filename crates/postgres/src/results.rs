@@ -21,11 +21,6 @@ const LOOK_SELDOM: u32 = 5;
 const OUTSTANDING: &str =
     "SELECT lane, outstanding FROM lanes WHERE lane = ANY($1::bytea[]) ORDER BY lane FOR SHARE";
 
-/// Takes two expired results away for each new one, so that nobody has to sweep.
-const FORGET: &str = "DELETE FROM results WHERE request IN ( \
-     SELECT request FROM results WHERE expires_at <= now_ms($1) \
-     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
 /// The first result stands, unless it has expired.
 const PUBLISH: &str = "INSERT INTO results AS r (request, body, expires_at) \
  SELECT request, body, expires_at \
@@ -98,8 +93,7 @@ async fn publish(database: &Database, mode: Mode, results: &[NewResult]) -> Resu
         .collect();
     let expiries: Vec<i64> = chosen.new.iter().map(|one| rows::to_column(one.expires)).collect();
     let params: [Param<'_>; 4] = [&now, &requests, &bodies, &expiries];
-    let forget: [Param<'_>; 2] = [&now, &rows::count(results.len().saturating_mul(2))];
-    let stored = work.commit(&[(PUBLISH, &params), (FORGET, &forget)]).await?;
+    let stored = work.commit(&[(PUBLISH, &params)]).await?;
     let mut stored: HashSet<RequestId> =
         stored.first().into_iter().flatten().map(|row| rows::request(row, 0)).collect::<Result<_, _>>()?;
     // What another notifier stored first, between the look and the insertion, stands.

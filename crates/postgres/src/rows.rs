@@ -39,6 +39,7 @@ pub(crate) fn queue_code(queue: QueueName) -> i16 {
         QueueName::Requests => 1,
         QueueName::Findings => 2,
         QueueName::Outcomes => 3,
+        QueueName::Alarms => 4,
     }
 }
 
@@ -61,6 +62,11 @@ pub(crate) fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, F
 /// A point in time.
 pub(crate) fn time(row: &Row, at: usize) -> Result<UnixMillis, Failure> {
     number(row, at).map(UnixMillis)
+}
+
+/// A point in time that may not have come.
+pub(crate) fn optional_time(row: &Row, at: usize) -> Result<Option<UnixMillis>, Failure> {
+    column::<Option<i64>>(row, at)?.is_some().then(|| time(row, at)).transpose()
 }
 
 /// A number that is never negative.

@@ -21,6 +21,7 @@ impl Woken {
             QueueName::Requests => 2,
             QueueName::Findings => 4,
             QueueName::Outcomes => 8,
+            QueueName::Alarms => 16,
         })
     }
 
@@ -41,7 +42,7 @@ impl Woken {
     }
 }
 
-const LETTERS: [(u8, char); 4] = [(1, 's'), (2, 'r'), (4, 'f'), (8, 'o')];
+const LETTERS: [(u8, char); 5] = [(1, 's'), (2, 'r'), (4, 'f'), (8, 'o'), (16, 'a')];
 
 /// One bell per queue and one for the results. Those who wait register first and look second, so that what is
 /// written in between rings for them.
@@ -50,6 +51,7 @@ pub(crate) struct Signals {
     requests: Notify,
     findings: Notify,
     outcomes: Notify,
+    alarms: Notify,
     results: Notify,
     to_tell: AtomicU8,
     telling: Notify,
@@ -62,6 +64,7 @@ impl Signals {
             QueueName::Requests => &self.requests,
             QueueName::Findings => &self.findings,
             QueueName::Outcomes => &self.outcomes,
+            QueueName::Alarms => &self.alarms,
         }
     }
 

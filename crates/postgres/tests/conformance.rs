@@ -67,6 +67,7 @@ conformance!(queue, Fresh<Database>);
 conformance!(dead_letters, Fresh<Database>);
 conformance!(intake, Fresh<Database>);
 conformance!(ledger, Fresh<Database>);
+conformance!(rotations, Fresh<Database>);
 conformance!(results, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);

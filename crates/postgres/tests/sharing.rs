@@ -295,6 +295,7 @@ async fn until_applied(engine: &Database, n: u8) -> Committed {
             device: key.device,
             lane: key.id(),
             request: sample::request(n),
+            nonce: sample::nonce(n),
             mark: sample::mark(n),
             versions: BTreeSet::new(),
         };

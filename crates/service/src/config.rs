@@ -1,5 +1,6 @@
 //! The configuration: one file for all roles, read once, checked as a whole.
 
+mod alarms;
 mod policies;
 mod sections;
 mod state;
@@ -13,14 +14,15 @@ use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::RotationPolicy;
 use keyturn_domain::network::{Network, NotANetwork};
 use keyturn_domain::policies::Policies;
+use keyturn_domain::webhook::AlarmPolicy;
 use keyturn_pipeline::settle::RetryPolicy;
 use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Admission, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Rotation,
-    Sections, State, Tls, Trust, Vault, Workers,
+    Admission, Alarms, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry,
+    Postgres, Retention, Rotation, Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -42,6 +44,10 @@ pub struct Config {
     pub workers: WorkerSettings,
     /// Where PostgreSQL is, if the state is there; None for the embedded file.
     pub postgres: Option<keyturn_postgres::Settings>,
+    /// Where alarms go.
+    pub alarms: AlarmPolicy,
+    /// How alarms are taken.
+    pub alarm_workers: WorkerSettings,
 }
 
 /// A configuration that cannot be used.
@@ -102,12 +108,15 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let (tls, vault, postgres) = (&mut self.ingress.tls, &mut self.vault, &mut self.state.postgres);
+        let (tls, vault, alarms) = (&mut self.ingress.tls, &mut self.vault, &mut self.alarms);
+        let postgres = &mut self.state.postgres;
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
-            .chain([&mut vault.recovery_log, &mut vault.recovery_key].into_iter().flatten())
+            .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
+            .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
+            .chain(self.data.epoch_file.as_mut())
             .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
     }
 
@@ -119,23 +128,30 @@ impl Sections {
         let join_types = note(&mut problems, "trust.join_types", JoinTypes::parse(joins));
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
+        let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         let postgres = self.postgres().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
-        match (deployment, join_types, policies, admission, postgres) {
-            (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(postgres))
-                if problems.is_empty() =>
-            {
-                Ok(Config {
-                    deployment,
-                    join_types,
-                    policies,
-                    admission,
-                    postgres,
-                    freshness: self.freshness(),
-                    workers: self.worker_settings(),
-                    sections: self,
-                })
-            }
+        problems.extend(self.unkept());
+        match (deployment, join_types, policies, admission, alarms, postgres) {
+            (
+                Some(deployment),
+                Some(join_types),
+                Some(policies),
+                Some(admission),
+                Some(alarms),
+                Some(postgres),
+            ) if problems.is_empty() => Ok(Config {
+                alarms,
+                alarm_workers: self.alarm_worker_settings(),
+                deployment,
+                join_types,
+                policies,
+                admission,
+                postgres,
+                freshness: self.freshness(),
+                workers: self.worker_settings(),
+                sections: self,
+            }),
             _ => Err(problems),
         }
     }
@@ -176,6 +192,14 @@ impl Sections {
                 ingress.admission.retry_after.0 + ingress.admission.retry_spread.0 > Duration::from_hours(1),
                 "ingress.admission: retry_after and retry_spread together must be at most 1h",
             ),
+            (
+                ingress.admission.pause.0 > Duration::from_secs(5),
+                "ingress.admission.pause: must be at most 5s; clients give up on an answer before long",
+            ),
+            (
+                ingress.admission.paused > tokio::sync::Semaphore::MAX_PERMITS,
+                "ingress.admission.paused: must be at most 2^61",
+            ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
@@ -188,6 +212,29 @@ impl Sections {
             (rotation.lanes_per_device == 0, "rotation.lanes_per_device: must be at least 1"),
             (rotation.versions_per_day == 0, "rotation.versions_per_day: must be at least 1"),
             (rotation.refusals_to_hold == 0, "rotation.refusals_to_hold: must be at least 1"),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
+    }
+
+    /// What would be forgotten too early, and what would stand still.
+    fn unkept(&self) -> Vec<String> {
+        let Self { trust, retention, backup, .. } = self;
+        let rules = [
+            (
+                retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
+                "retention.accepted: must be longer than trust.nonce_ttl and twice trust.future_skew together, or a \
+                 message could be taken twice",
+            ),
+            (
+                retention.effects.0 < retention.accepted.0 || retention.effects.0 < Duration::from_hours(24),
+                "retention.effects: must be at least 1d and at least retention.accepted",
+            ),
+            (
+                !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&retention.every.0),
+                "retention.every: must be 1s to 1h",
+            ),
+            (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
+            (backup.pages == 0, "backup.pages: must be at least 1"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
     }
@@ -221,6 +268,8 @@ impl Sections {
             polls_per_address: *polls_per_address,
             retry_after: admission.retry_after.0,
             retry_spread: admission.retry_spread.0,
+            pause: admission.pause.0,
+            paused: admission.paused,
             trusted_proxies: trusted_proxies?,
         })
     }
@@ -263,5 +312,7 @@ fn note<T, E: std::fmt::Display>(problems: &mut Vec<String>, key: &str, value: R
     value.map_err(|error| problems.push(format!("{key}: {error}"))).ok()
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,14 @@
 //! The one place that picks engines: from configuration to ports.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
-use keyturn_embedded::{MasterKeys, OpenOptions};
+use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
+use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
@@ -14,9 +16,12 @@ use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue};
 use keyturn_ports::results::{ResultReader, ResultWriter};
+use keyturn_ports::rotations::Rotations;
+use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
-use crate::config::Config;
+use crate::backups::{BackupError, Checked};
+use crate::config::{Backup, Config};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
@@ -84,7 +89,11 @@ impl Engines {
         let (time, chance) = (Arc::clone(&clock), Arc::clone(&entropy));
         let state = match &config.postgres {
             None => {
-                let options = OpenOptions::new(&config.sections.data.file, time, chance);
+                let data = &config.sections.data;
+                let mut options = OpenOptions::new(&data.file, time, chance);
+                if let Some(file) = &data.epoch_file {
+                    options = options.epoch_file(file);
+                }
                 State::Embedded(keyturn_embedded::Database::open(options)?)
             }
             Some(settings) => {
@@ -144,6 +153,11 @@ impl Engines {
         port!(self)
     }
 
+    /// Jobs of forced rotations.
+    pub fn rotations(&self) -> Arc<dyn Rotations> {
+        port!(self)
+    }
+
     /// Results, to read.
     pub fn result_reader(&self) -> Arc<dyn ResultReader> {
         port!(self)
@@ -167,6 +181,33 @@ impl Engines {
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
         port!(self)
+    }
+
+    /// Upkeep.
+    pub fn upkeep(&self) -> Arc<dyn Upkeep> {
+        port!(self)
+    }
+
+    /// Makes a backup at `to` and checks it. Blocks for as long as it takes; everybody else works on.
+    pub fn back_up(
+        &self,
+        to: &Path,
+        section: &Backup,
+        progress: Progress<'_>,
+    ) -> Result<Checked, BackupError> {
+        let State::Embedded(database) = &self.state else {
+            return Err(BackupError::Elsewhere);
+        };
+        let pace = Pace { pages: section.pages, pause: section.pause.0 };
+        Ok(database.back_up(to, pace, progress)?)
+    }
+
+    /// Takes the store for restored from now on; see docs/runbooks/restore.md.
+    pub async fn declare_restored(&self, actor: &str, reason: &str, detail: &str) -> Result<(), Error> {
+        match &self.state {
+            State::Embedded(database) => database.declare_restored(actor, reason, detail).await,
+            State::Postgres(database) => database.declare_restored(actor, reason, detail).await,
+        }
     }
 
     /// The vault, for whoever holds its keys, with its recovery log if there is one.

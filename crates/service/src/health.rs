@@ -42,6 +42,11 @@ async fn scrape(queue: &dyn Queue, metrics: Option<&PrometheusHandle>) -> String
                 metrics::gauge!(gauge, "queue" => name.as_str())
                     .set(u32::try_from(value).unwrap_or(u32::MAX));
             }
+            if name == QueueName::Alarms {
+                let undelivered = depth.total.saturating_add(depth.dead);
+                metrics::gauge!("keyturn_alarms_undelivered")
+                    .set(u32::try_from(undelivered).unwrap_or(u32::MAX));
+            }
         }
     }
     metrics.map(PrometheusHandle::render).unwrap_or_default()

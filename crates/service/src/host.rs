@@ -1,11 +1,16 @@
 //! What a role gets from its process: configuration, keys, engines, and a way to work until it is told to stop.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use keyturn_domain::live::Live;
+use keyturn_domain::webhook::WebhookName;
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::Worker;
 use keyturn_ports::queue::QueueName;
+use keyturn_schemas::alarm::WebhookSecrets;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -13,8 +18,9 @@ use tracing::info;
 use crate::config::{Config, Ingress};
 use crate::engines::Engines;
 use crate::http::{self, Bounds, Tls};
-use crate::keys::KeyStore;
+use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
+use crate::upkeep::Tender;
 
 /// A process that hosts one role, or all of them.
 #[derive(Clone)]
@@ -36,6 +42,37 @@ impl Host {
         info!(queue = %queue, "working");
         worker.run(self.stop.clone()).await;
         info!(queue = %queue, "stopped after the batch in hand");
+    }
+
+    /// Works on the alarms until the process is to end, with their own schedule.
+    pub async fn work_on_alarms(&self, handler: impl Handler) {
+        let settings = self.config.alarm_workers.clone();
+        let worker = Worker { settings, ..self.worker(QueueName::Alarms, handler) };
+        info!(queue = %QueueName::Alarms, webhooks = self.config.alarms.webhooks.len(), "working");
+        worker.run(self.stop.clone()).await;
+        info!(queue = %QueueName::Alarms, "stopped after the batch in hand");
+    }
+
+    /// What deliveries to the webhooks are signed with, by name, read again when the files change.
+    pub fn webhook_secrets(&self) -> Result<Live<BTreeMap<WebhookName, WebhookSecrets>>, KeyError> {
+        let entries = &self.config.sections.alarms.webhook;
+        let names = self.config.alarms.webhooks.iter().map(|webhook| webhook.name.clone());
+        let files: Vec<_> = names.zip(entries.iter().map(|entry| entry.secret_file.clone())).collect();
+        self.keys.live(move |keys| {
+            let one = |(name, file): &(WebhookName, PathBuf)| Ok((name.clone(), keys.webhook(file)?));
+            files.iter().map(one).collect()
+        })
+    }
+
+    /// Looks after the store until the process is to end. One process of a deployment is enough; several do no harm.
+    pub async fn tend(&self) {
+        let tender = Tender {
+            upkeep: self.engines.upkeep(),
+            clock: self.engines.clock(),
+            retention: self.config.sections.retention.clone(),
+            old_letters: 0,
+        };
+        tender.run(self.stop.clone()).await;
     }
 
     /// A worker on a queue, not yet running.

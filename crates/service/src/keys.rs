@@ -13,8 +13,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use keyturn_embedded::{MasterKey, MasterKeys};
+use keyturn_schemas::alarm::{SecretError, WebhookSecrets};
 use keyturn_schemas::finding::FindingKeys;
 use keyturn_schemas::key_set::{self, KeySetError};
 use keyturn_schemas::mac::{self, FiledKey, RingError};
@@ -45,6 +47,7 @@ const FILES: [&str; 7] =
 pub struct KeyStore {
     folder: PathBuf,
     credentials: Option<PathBuf>,
+    others: Arc<[PathBuf]>,
     built: reload::Built,
 }
 
@@ -91,6 +94,24 @@ pub enum KeyError {
         /// What is wrong.
         error: KeySetError,
     },
+    /// There is no file of a webhook's secrets.
+    #[error(
+        "{0}: there is no such file; make one with: (umask 077; echo \"whsec_$(head -c 32 /dev/urandom | base64 -w 0)\" \
+         >{0})",
+        path.display()
+    )]
+    NoWebhookSecret {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It is not a file of a webhook's secrets.
+    #[error("{}: {error}", path.display())]
+    Webhook {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: SecretError,
+    },
     /// It is not a signing key of this kind.
     #[error("{source_name}: {error}")]
     Signing {
@@ -113,8 +134,14 @@ impl KeyStore {
         Self {
             folder,
             credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
+            others: Arc::default(),
             built: reload::Built::default(),
         }
+    }
+
+    /// The same, which also notices when one of these files changes.
+    pub fn watching(self, files: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { others: files.into_iter().collect(), ..self }
     }
 
     /// The folder of the key files.
@@ -157,6 +184,15 @@ impl KeyStore {
     /// The root key.
     pub fn root(&self) -> Result<SigningKey, KeyError> {
         self.signing_key(ROOT)
+    }
+
+    /// The secrets of a webhook in this file, which others must not be able to read.
+    pub fn webhook(&self, path: &Path) -> Result<WebhookSecrets, KeyError> {
+        let found = match read(path, "webhook") {
+            Err(KeyError::Missing { path, .. }) => return Err(KeyError::NoWebhookSecret { path }),
+            found => found?,
+        };
+        WebhookSecrets::parse(&found.text).map_err(|error| KeyError::Webhook { path: path.to_owned(), error })
     }
 
     /// The signed key set. Its form is checked; its signature is for the agents to check, who hold the root.

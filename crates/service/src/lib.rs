@@ -5,6 +5,7 @@
 //! order: [`config`], [`keys`], [`engines`], [`host`] (what a role gets), [`shell`] (a process from start to
 //! end), [`http`], [`health`], [`telemetry`].
 
+pub mod backups;
 pub mod config;
 pub mod engines;
 pub mod keys;
@@ -12,6 +13,7 @@ pub mod recovery;
 
 pub mod host;
 pub mod shell;
+mod upkeep;
 
 /// The queues a role may name.
 pub mod queues {

@@ -56,9 +56,19 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Something of the role's own.
+    #[error("{0}")]
+    Role(Box<dyn std::error::Error + Send + Sync>),
     /// The system.
     #[error("{0}")]
     System(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// Something of the role's own.
+    pub fn role(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Role(Box::new(error))
+    }
 }
 
 /// Runs the role `name` until SIGTERM or SIGINT: the body of a role's `main`.
@@ -114,7 +124,8 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
-    let keys = KeyStore::new(config.sections.data.keys.clone());
+    let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
+    let keys = KeyStore::new(config.sections.data.keys.clone()).watching(secrets);
     Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new() })
 }
 

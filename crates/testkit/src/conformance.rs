@@ -24,6 +24,7 @@ pub mod intake;
 pub mod ledger;
 pub mod queue;
 pub mod results;
+pub mod rotations;
 pub mod sample;
 pub mod vault;
 
@@ -100,6 +101,8 @@ macro_rules! conformance {
             commits_of_one_lane_follow_each_other,
             a_conflict_stops_only_itself,
             a_reused_mark_is_noticed,
+            a_mark_is_remembered_with_its_lane,
+            several_versions_are_issued_at_once,
             versions_belong_to_their_lane,
             a_commit_without_a_lane_takes_effect,
             timelines_are_newest_first,
@@ -142,6 +145,14 @@ macro_rules! conformance {
             an_expired_result_is_absent,
             elements_are_judged_one_by_one,
             publication_resolves_when_a_result_is_published,
+        ]);
+    };
+    (rotations, $subject:ty) => {
+        $crate::conformance!(@cases rotations, $subject, [
+            a_job_is_read_as_begun,
+            steps_ask_each_device_once,
+            a_pace_is_kept,
+            devices_are_found_by_their_versions,
         ]);
     };
     (vault, $subject:ty) => {

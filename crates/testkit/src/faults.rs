@@ -183,6 +183,10 @@ impl<E: LedgerReader> LedgerReader for Faulty<E> {
         self.faults.around(self.engine.vault_ref(version), Err).await
     }
 
+    async fn restored(&self) -> Result<Option<UnixMillis>, Error> {
+        self.faults.around(self.engine.restored(), Err).await
+    }
+
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
         self.faults.around(self.engine.knows_key(key), Err).await
     }

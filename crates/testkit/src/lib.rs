@@ -8,4 +8,5 @@ pub mod conformance;
 pub mod device;
 pub mod faults;
 pub mod postgres;
+pub mod receiver;
 pub mod system;

@@ -69,6 +69,20 @@ impl TestDatabase {
         &self.name
     }
 
+    /// A new database with all that is in this one, by way of a dump.
+    pub fn copied_by_dump(&self, into: Cluster) -> Self {
+        let folder = self.cluster.folder.display().to_string();
+        let mut dump = Command::new(program("pg_dump"));
+        dump.args(["-h", &folder, "-p", PORT, "-U", SERVER_USER, "-d", &self.name]);
+        let dumped = dump.output().expect("pg_dump runs");
+        assert!(dumped.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dumped.stderr));
+        let copy = Self::on(into);
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), dumped.stdout).expect("the dump is kept");
+        copy.cluster.sql(&copy.name, &format!("\\i {}", file.path().display()));
+        copy
+    }
+
     /// Runs SQL as the owner of everything, looking names up in our schema, and returns what it printed.
     pub fn sql(&self, sql: &str) -> String {
         self.cluster.sql(&self.name, &format!("SET search_path = keyturn; {sql}"))
@@ -148,6 +162,17 @@ impl Cluster {
     /// Stops the server as a power loss does: without a word, and its log is replayed at the next start.
     pub fn crash(&self) {
         self.control(&["-w", "-m", "immediate", "stop"]);
+    }
+
+    /// Stops the server, and starts it as one that was recovered from an archive, to the end of its log.
+    pub fn recover(&self) {
+        self.stop();
+        // Without queries in between it has recovered when it answers.
+        self.configure("restore_command = 'false'\nhot_standby = off");
+        let signal = self.data().join("recovery.signal");
+        File::create(&signal).expect("a signal file");
+        give_to_server(&signal);
+        self.start();
     }
 
     /// Adds a line to the server's configuration; it counts from the next start on.

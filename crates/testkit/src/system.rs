@@ -23,9 +23,11 @@ use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
 use keyturn_domain::policies::Policies;
+use keyturn_domain::webhook::AlarmPolicy;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
 use keyturn_ingress::{Ingress, Limits};
 use keyturn_notifier::Notifier;
+use keyturn_notifier::webhooks::{Secrets, Webhooks};
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::{Worker, WorkerSettings};
 use keyturn_ports::directory::DirectoryAdmin as _;
@@ -61,7 +63,7 @@ pub struct System {
     pub vault: SealedVault,
     faults: Arc<Faults>,
     router: Router,
-    workers: [Worker; 3],
+    workers: [Worker; 4],
     signing: Arc<SigningKey>,
     left_over: u64,
     _folder: TempDir,
@@ -118,6 +120,7 @@ impl System {
             parts.worker(QueueName::Requests, parts.validator()),
             parts.worker(QueueName::Findings, parts.rotator(&signing, policies.clone())),
             parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
+            parts.worker(QueueName::Alarms, parts.webhooks()),
         ];
         Self { clock, database, vault, faults, router, workers, signing, left_over: 0, _folder: folder }
     }
@@ -376,6 +379,13 @@ impl Parts<'_> {
             vault: self.faulty(vault(self.database)),
         };
         Rotator::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy))
+    }
+
+    /// Without receivers: alarms end at the notifier.
+    fn webhooks(&self) -> Webhooks {
+        let policy = AlarmPolicy::default();
+        Webhooks::new(deployment(), &policy, Secrets::new(), Arc::clone(self.time))
+            .expect("there is nothing to set up")
     }
 
     fn worker(&self, queue: QueueName, handler: impl Handler) -> Worker {

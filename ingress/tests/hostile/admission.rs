@@ -11,8 +11,32 @@ use keyturn_testkit::system::{System, deployment};
 
 use crate::edge::{Edge, with_headers};
 
+/// Answers at once to whoever sends too much, because these tests send much too much.
 fn system(admission: AdmissionPolicy) -> System {
+    let admission = AdmissionPolicy { pause: Duration::ZERO, ..admission };
     System::with_limits(Faults::none(), Limits::default(), admission)
+}
+
+#[tokio::test]
+async fn i_21_who_sends_too_much_waits_for_the_answer_and_holds_up_nobody_else() {
+    let pause = Duration::from_millis(400);
+    let admission =
+        AdmissionPolicy { address: Rate::new(1, 1), pause, paused: 2, ..AdmissionPolicy::default() };
+    let edge = Edge::with(admission, Bounds::default()).await;
+    let send = || edge.send(with_headers("/v1/requests", &[], "x"));
+    assert_eq!(send().await.status, 415, "the share of this client");
+    let begun = tokio::time::Instant::now();
+    let held = async { tokio::join!(send(), send()) };
+    let crowd = async {
+        tokio::time::sleep(pause / 4).await;
+        (send().await, begun.elapsed())
+    };
+    let ((first, second), (third, crowded)) = tokio::join!(held, crowd);
+    assert_eq!([first.status, second.status, third.status], [429; 3]);
+    assert!(begun.elapsed() >= pause, "two are held back");
+    assert!(crowded < pause, "and a third is answered at once: {crowded:?}");
+    assert!(third.head.to_lowercase().contains("connection: close"), "{}", third.head);
+    assert!(!first.head.to_lowercase().contains("connection: close"), "{}", first.head);
 }
 
 #[tokio::test]

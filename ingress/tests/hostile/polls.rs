@@ -1,5 +1,7 @@
 //! T-01 to T-08: polling.
 
+use std::time::Duration;
+
 use keyturn_domain::admission::{AdmissionPolicy, Rate};
 use keyturn_ingress::Limits;
 use keyturn_testkit::device::FakeDevice;
@@ -35,8 +37,12 @@ async fn t_01_t_02_what_is_no_ticket_of_ours_is_unknown_whatever_it_is() {
 
 #[tokio::test]
 async fn t_03_t_08_guesses_and_hammering_are_throttled() {
-    let admission =
-        AdmissionPolicy { poll: Rate::new(1, 100), ticket: Rate::new(1, 5), ..AdmissionPolicy::default() };
+    let admission = AdmissionPolicy {
+        poll: Rate::new(1, 100),
+        ticket: Rate::new(1, 5),
+        pause: Duration::ZERO,
+        ..AdmissionPolicy::default()
+    };
     let system = System::with_limits(Faults::none(), Limits::default(), admission);
     let message = FakeDevice::new(1, deployment()).request(system.nonce().await);
     let ticket = system.post("/v1/requests", &message).await.unwrap();

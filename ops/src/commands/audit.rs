@@ -57,6 +57,8 @@ fn word(action: Action) -> &'static str {
         Action::HoldReleased => "hold released",
         Action::VaultRecovered => "vault recovered",
         Action::DirectoryChanged => "directory changed",
+        Action::BackupMade => "backup made",
+        Action::StoreRestored => "store restored",
         Action::DeadLettersReplayed => "dead letters replayed",
     }
 }

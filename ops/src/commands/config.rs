@@ -48,6 +48,15 @@ fn check(config: &Loaded) -> ExitCode {
             }
         }
     }
+    for webhook in &config.sections.alarms.webhook {
+        match keys.webhook(&webhook.secret_file) {
+            Ok(_) => say!("ok      webhook        {}", webhook.name),
+            Err(error) => {
+                problems += 1;
+                say!("failed  webhook        {}: {error}", webhook.name);
+            }
+        }
+    }
     for (name, checked) in checks {
         match checked {
             Ok(()) => say!("ok      key            {name}"),

@@ -28,7 +28,8 @@ pub(super) async fn run(deployment: &Deployment, command: &DeadLetters) -> Resul
 }
 
 async fn list(deployment: &Deployment, queue: Option<&str>, limit: usize) -> Result<()> {
-    let unknown = |name: &str| format!("--queue {name}: the queues are requests, findings and outcomes");
+    let unknown =
+        |name: &str| format!("--queue {name}: the queues are requests, findings, outcomes and alarms");
     let queue = queue.map(|name| QueueName::parse(name).with_context(|| unknown(name))).transpose()?;
     let letters = deployment.engines.dead_letters().list(queue, limit).await?;
     let now = deployment.engines.clock().now();

@@ -14,10 +14,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
-use super::{Deployment, show};
+use super::{Deployment, rotate, show};
 use crate::cli::Device;
 use crate::failure::Failure;
-use crate::resolve::{self, Named};
+use crate::resolve;
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
     match command {
@@ -34,7 +34,8 @@ pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()>
         }
         Device::CloseLane { device, lane, reason } => close_lane(deployment, device, lane, reason).await,
         Device::Release { device, reason } => release(deployment, device, reason).await,
-        Device::RotateNow { device, reason } => rotate_now(deployment, device, reason).await,
+        Device::RotateNow(rotate) => rotate::now(deployment, rotate).await,
+        Device::Rotations { limit } => rotate::list(deployment, *limit).await,
     }
 }
 
@@ -133,22 +134,9 @@ async fn release(deployment: &Deployment, device: &str, reason: &str) -> Result<
     Ok(())
 }
 
-fn need_reason(reason: &str) -> Result<()> {
+pub(super) fn need_reason(reason: &str) -> Result<()> {
     if reason.trim().is_empty() {
         bail!("--reason must say why: the audit keeps it");
-    }
-    Ok(())
-}
-
-async fn rotate_now(deployment: &Deployment, device: &str, reason: &str) -> Result<()> {
-    let named: Named = resolve::device(&deployment.engines, device).await?;
-    need_reason(reason)?;
-    deployment.record(Action::RotationForced, Some(named.id), reason, "").await?;
-    let lanes =
-        deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
-    match lanes {
-        0 => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
-        _ => eprintln!("{} rotates at its next check-in.", named.title()),
     }
     Ok(())
 }

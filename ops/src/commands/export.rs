@@ -14,7 +14,7 @@ use keyturn_service::engines::Engines;
 use serde_json::json;
 
 use super::Deployment;
-use crate::output::say;
+use crate::output::json_line;
 use crate::resolve;
 
 /// Rows read at once.
@@ -30,15 +30,12 @@ pub(super) async fn audit(deployment: &Deployment, since: Option<&str>) -> Resul
         after = last.seq;
         for Row { seq, row, hash } in page.into_iter().filter(|row| row.row.at >= since) {
             let Named { computer, serial } = names.of(row.device).await?;
-            say!(
-                "{}",
-                json!({
-                    "AzureADDeviceId": row.device, "UserPrincipalName": row.actor, "Action": word(row.action),
-                    "ComputerName": computer, "SerialNumber": serial, "CreatedOn": rfc3339(row.at),
-                    "Result": "Success", "Id": seq.to_string(),
-                    "Reason": row.reason, "Detail": row.detail, "Hash": hash,
-                })
-            );
+            json_line(&json!({
+                "AzureADDeviceId": row.device, "UserPrincipalName": row.actor, "Action": word(row.action),
+                "ComputerName": computer, "SerialNumber": serial, "CreatedOn": rfc3339(row.at),
+                "Result": "Success", "Id": seq.to_string(),
+                "Reason": row.reason, "Detail": row.detail, "Hash": hash,
+            }))?;
         }
     }
 }
@@ -54,15 +51,12 @@ pub(super) async fn events(deployment: &Deployment, since: Option<&str>) -> Resu
         for (place, event) in page.into_iter().filter(|(_, event)| event.at >= since) {
             let Named { computer, serial } = names.of(Some(event.device)).await?;
             let (result, message) = told(&event);
-            say!(
-                "{}",
-                json!({
-                    "SerialNumber": serial, "AzureADDeviceId": event.device, "PasswordRotationResult": result,
-                    "DateTimeUtc": rfc3339(event.at), "Message": message,
-                    "ComputerName": computer, "Id": place.to_string(), "RequestId": event.request,
-                    "Event": event.what,
-                })
-            );
+            json_line(&json!({
+                "SerialNumber": serial, "AzureADDeviceId": event.device, "PasswordRotationResult": result,
+                "DateTimeUtc": rfc3339(event.at), "Message": message,
+                "ComputerName": computer, "Id": place.to_string(), "RequestId": event.request,
+                "Event": event.what,
+            }))?;
         }
     }
 }
@@ -83,6 +77,9 @@ fn told(event: &Event) -> (String, String) {
         }
         Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => ("", format!("alarm {alarm:?}")),
         Happening::Lane { event: LaneEvent::LaneOpened, .. } => ("", "first heard of".to_owned()),
+        Happening::Lane { event: LaneEvent::LaneRestored, .. } => {
+            ("", "known again after the ledger was restored".to_owned())
+        }
     };
     (result.to_owned(), message)
 }
@@ -98,6 +95,8 @@ fn word(action: Action) -> &'static str {
         Action::DeadLettersReplayed => "DeadLettersReplayed",
         Action::KeysChanged => "KeysChanged",
         Action::VaultRecovered => "VaultRecovered",
+        Action::BackupMade => "BackupMade",
+        Action::StoreRestored => "StoreRestored",
     }
 }
 

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::Deployment;
 use super::init::private_file;
 use crate::cli::Output;
+use crate::operator;
 use crate::output;
 use crate::output::say;
 
@@ -76,6 +77,10 @@ pub(super) async fn recover(deployment: &Deployment, key: &Path, log: &Path) -> 
         }
     }
     recovery.put().await?;
+    if recovery.counts.put_back > 0 {
+        // The ledger may know as little of them as the vault did; a running rotator learns of it as well.
+        deployment.engines.declare_restored(&operator::name(), "", "versions were put back").await?;
+    }
     tell(deployment, &recovery.counts)
 }
 

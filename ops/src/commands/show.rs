@@ -82,6 +82,12 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
         for candidate in lane.candidates() {
             say!("    version {}  {}", candidate.version, standing(candidate.standing));
         }
+        if let Some(at) = lane.restored {
+            say!(
+                "    the ledger was restored at {}, other versions may be in use: `device history`",
+                output::when(at)
+            );
+        }
         if let Some(asked) = lane.forced {
             say!("    a rotation was asked for at {}", output::when(asked));
         }
@@ -155,6 +161,9 @@ fn standing(standing: Standing) -> String {
 fn tell(event: &Event) -> String {
     match &event.what {
         Happening::Lane { event: LaneEvent::LaneOpened, .. } => "first heard of".to_owned(),
+        Happening::Lane { event: LaneEvent::LaneRestored, .. } => {
+            "known again after the ledger was restored".to_owned()
+        }
         Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
             format!("password {version} made ({reason:?}), in the vault and on its way")
                 .to_lowercase()

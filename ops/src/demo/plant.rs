@@ -41,6 +41,7 @@ impl Plant {
         let workers = vec![
             work(&host, QueueName::Requests, roles.validator()?),
             work(&host, QueueName::Outcomes, roles.notifier()),
+            work(&host, QueueName::Alarms, roles.webhooks()?),
         ];
         let (address, serving) = roles.serve().await?;
         Ok(Self { host, address, vault, roles, cut, serving, workers, rotator: Mutex::new(rotator) })

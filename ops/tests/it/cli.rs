@@ -74,7 +74,7 @@ fn what_cannot_be_done_is_said_with_the_mend() {
         (&["reveal", "LAB-99", "--reason", "x"], 3, &["LAB-99"]),
         (&["dead-letters", "show", "7"], 3, &["7", "no such dead letter"]),
         (&["dead-letters", "replay", "7", "--reason", "x"], 3, &["7"]),
-        (&["dead-letters", "list", "--queue", "nowhere"], 1, &["requests, findings and outcomes"]),
+        (&["dead-letters", "list", "--queue", "nowhere"], 1, &["requests, findings, outcomes and alarms"]),
         (
             &["device", "add", "--cert", not_a_certificate.to_str().unwrap(), "--name", "x"],
             1,

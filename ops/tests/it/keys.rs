@@ -17,16 +17,16 @@ use crate::processes::{Device, free_address, install};
 const DEVICES: usize = 3;
 
 /// A server in two halves that read key files each for itself, and a fleet.
-struct World {
-    deployment: Deployment,
-    ingress: Host,
-    workers: Host,
-    devices: Vec<Device>,
+pub(crate) struct World {
+    pub(crate) deployment: Deployment,
+    pub(crate) ingress: Host,
+    pub(crate) workers: Host,
+    pub(crate) devices: Vec<Device>,
     rounds: usize,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let deployment = Deployment::init();
         let address = free_address();
         deployment.configure(&format!(
@@ -39,6 +39,12 @@ impl World {
         Roles::new(workers.clone()).work().unwrap();
         let devices = (0..DEVICES).map(|number| install(&deployment, number, address)).collect();
         Self { deployment, ingress, workers, devices, rounds: 0 }
+    }
+
+    /// Ends both halves.
+    pub(crate) fn stop(&self) {
+        self.ingress.stop.cancel();
+        self.workers.stop.cancel();
     }
 
     /// Every device but those that are away rotates.
@@ -59,7 +65,7 @@ impl World {
         }
     }
 
-    async fn round(&mut self) {
+    pub(crate) async fn round(&mut self) {
         self.round_without(0).await;
     }
 
@@ -95,7 +101,7 @@ impl World {
     }
 
     /// Makes a file of the key folder two days older.
-    fn age_file(&self, name: &str) {
+    pub(crate) fn age_file(&self, name: &str) {
         let file = File::options().append(true).open(self.deployment.path("data/keys").join(name)).unwrap();
         let old = file.metadata().unwrap().modified().unwrap() - Duration::from_hours(48);
         file.set_modified(old).unwrap();
@@ -133,8 +139,7 @@ async fn a_fleet_rotates_while_every_ring_is_changed() {
     for device in &world.devices {
         device.invariant_settled(&world.deployment);
     }
-    world.ingress.stop.cancel();
-    world.workers.stop.cancel();
+    world.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,8 +169,7 @@ async fn agents_of_any_age_follow_a_change_of_the_signing_key() {
     let listed = world.deployment.ok(&["keys", "list"]);
     assert!(listed.contains("signing-2") && !listed.contains("signing-1"), "{listed}");
     assert!(listed.contains("in key set 3"), "{listed}");
-    world.ingress.stop.cancel();
-    world.workers.stop.cancel();
+    world.stop();
 }
 
 #[test]

@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod alarms;
 mod canary;
 mod cli;
 mod deployment;
+mod hostile;
 mod keys;
 mod processes;
 mod recovery;
+mod restore;
+mod rotations;
+mod runbook;

@@ -264,12 +264,26 @@ impl Drop for Role {
 
 impl Device {
     pub(crate) fn agent(&self) -> Agent {
+        self.agent_waiting(self.settings.wait)
+    }
+
+    /// An agent that waits no longer than this for its result.
+    pub(crate) fn agent_waiting(&self, wait: Duration) -> Agent {
         let deps = Deps::system(Arc::clone(&self.accounts) as _).observed(Arc::clone(&self.accepted) as _);
-        Agent::new(self.settings.clone(), deps).unwrap()
+        Agent::new(Settings { wait, ..self.settings.clone() }, deps).unwrap()
+    }
+
+    /// The same device from a copy of its disk that was made before its first check-in: its key, and nothing else.
+    pub(crate) fn cloned(&self, deployment: &Deployment) -> Self {
+        let state = deployment.path(&format!("devices/{}-clone", self.name));
+        std::fs::create_dir_all(&state).unwrap();
+        let accounts = accounts(&state);
+        let settings = Settings { state, ..self.settings.clone() };
+        Self { name: self.name.clone(), settings, accounts: Arc::new(accounts), accepted: Arc::default() }
     }
 
     /// What a reveal shows now.
-    fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
+    pub(crate) fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
         let printed = deployment.ok(&["--output", "json", "reveal", &self.name, "--reason", "test"]);
         let rows: Vec<serde_json::Value> = serde_json::from_str(&printed).unwrap();
         let field = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_owned();
@@ -297,6 +311,16 @@ impl Device {
     }
 }
 
+fn accounts(state: &std::path::Path) -> FileAccounts {
+    FileAccounts::new(
+        state.join("account.json"),
+        Label::parse("localadmin").unwrap(),
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+    )
+    .danger_iterations(NonZeroU32::MIN)
+}
+
 pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAddr) -> Device {
     let name = format!("LAB-{number:02}");
     let Registration { id, key, certificate } = register();
@@ -306,13 +330,7 @@ pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAdd
     let identity = Identity::from_der(&registration.certificate, &registration.key).unwrap();
     let state = deployment.path(&format!("devices/{name}"));
     std::fs::create_dir_all(&state).unwrap();
-    let accounts = FileAccounts::new(
-        state.join("account.json"),
-        Label::parse("localadmin").unwrap(),
-        Arc::new(SystemClock),
-        Arc::new(SystemEntropy),
-    )
-    .danger_iterations(NonZeroU32::MIN);
+    let accounts = accounts(&state);
     let timing = Timing {
         gap: Duration::from_millis(5),
         retry: Duration::from_millis(20),

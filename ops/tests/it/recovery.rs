@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::deployment::{Deployment, text};
 use crate::processes::{Device, free_address, install};
 
-fn configure(deployment: &Deployment, address: SocketAddr, log: &str) {
+pub(crate) fn configure(deployment: &Deployment, address: SocketAddr, log: &str) {
     deployment.configure(&format!(
         "[ingress]\nlisten = \"{address}\"\n[workers]\nfirst_delay = \"20ms\"\nmax_delay = \"50ms\"\n\
          [rotation]\nversions_per_day = 1000\n\
@@ -22,7 +22,7 @@ fn configure(deployment: &Deployment, address: SocketAddr, log: &str) {
 }
 
 /// Rotates each device `rounds` times under a server that is there for that alone.
-async fn rotate(deployment: &Deployment, devices: &[Device], rounds: usize) {
+pub(crate) async fn rotate(deployment: &Deployment, devices: &[Device], rounds: usize) {
     let host = shell::host(Config::load(&deployment.config()).unwrap()).unwrap();
     let roles = Roles::new(host.clone());
     let workers = roles.work().unwrap();
@@ -103,7 +103,9 @@ async fn what_an_old_backup_lacks_comes_back_from_the_recovery_log() {
     // The half line does not swallow the next one, and the fleet goes on.
     rotate(&deployment, &devices, 1).await;
     let again = text(&deployment.keyturn(&recover).stdout);
-    assert!(again.contains("11 there already") && again.contains("1 unreadable"), "{again}");
+    // Two new versions: the ledger did not know the third device, so no wish for it could be noted, and what the vault
+    // had of it was confirmed.
+    assert!(again.contains("10 there already") && again.contains("1 unreadable"), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

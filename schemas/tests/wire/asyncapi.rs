@@ -6,7 +6,7 @@ use crate::schemas::components;
 use crate::{golden, openapi};
 
 /// A queue, who writes and reads it, and the component that describes its messages.
-const QUEUES: [(&str, &str, &str, &str, &str); 3] = [
+const QUEUES: [(&str, &str, &str, &str, &str); 4] = [
     (
         "requests",
         "ingress",
@@ -28,6 +28,7 @@ const QUEUES: [(&str, &str, &str, &str, &str); 3] = [
         "OutcomeEnvelope",
         "Signed results to publish, and the one unsigned refusal.",
     ),
+    ("alarms", "rotator", "notifier", "AlarmRaisedEnvelope", "Alarms on their way to webhooks."),
 ];
 
 #[test]
@@ -79,7 +80,7 @@ fn queues() -> Value {
         "operations": operations,
         "components": {
             "messages": messages,
-            "schemas": components(&["request-envelope", "finding-envelope", "outcome-envelope"]),
+            "schemas": components(&["request-envelope", "finding-envelope", "outcome-envelope", "alarm-envelope"]),
         },
     })
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use keyturn_domain::ids::RequestId;
+use keyturn_domain::ids::{EventId, RequestId};
+use keyturn_domain::lane::Alarm;
 use keyturn_domain::time::UnixMillis;
+use keyturn_schemas::alarm::{AlarmRaised, Notice};
 use keyturn_schemas::claims::Version1;
 use keyturn_schemas::envelope::{Data, Envelope, Found, Stamped, TraceParent};
 use keyturn_schemas::finding::Check;
@@ -38,6 +40,12 @@ fn examples() -> Vec<(&'static str, Value)> {
         ("finding-envelope", finding_envelope(&message)),
         ("outcome-envelope.rotate", outcome_envelope(&message)),
         ("outcome-envelope.refused", outcome_envelope_refused(&message)),
+        ("alarm-envelope", envelope(&message, "rotator", alarm(&device, None))),
+        ("alarm-envelope.addressed", envelope(&message, "notifier", alarm(&device, Some("on-call")))),
+        (
+            "alarm-notice",
+            json!(Notice::of(&alarm(&device, None), world::deployment(), world::device(), message.rid())),
+        ),
         ("answer.rotate", json!(answer(&device, Code::Rotate))),
         ("answer.not-due", json!(answer(&device, Code::NotDue))),
         ("answer.recorded", json!(answer(&device, Code::Recorded))),
@@ -105,6 +113,16 @@ fn outcome_envelope_refused(message: &SignedMessage) -> Value {
         "rotator",
         Outcome { rid: message.rid(), carries: None, result: None, expires_ms: expiry() },
     )
+}
+
+fn alarm(device: &world::Device, webhook: Option<&str>) -> AlarmRaised {
+    AlarmRaised {
+        event: EventId([0xe7; 16]),
+        at_ms: world::RECEIVED,
+        lane: device.lane().id(),
+        alarm: Alarm::Clone,
+        webhook: webhook.map(|name| name.parse().unwrap()),
+    }
 }
 
 fn expiry() -> UnixMillis {

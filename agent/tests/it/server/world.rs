@@ -154,7 +154,7 @@ impl World {
     fn decide(&mut self, message: &VerifiedMessage, now: UnixMillis) -> (Answer, Option<EphemeralKey>) {
         let policy = RotationPolicy::default();
         let heard = self.hear(message, now);
-        let decision = decide(&self.lanes, &heard, &policy, now);
+        let decision = decide(&self.lanes, None, &heard, &policy, now);
         let known = self.lanes.iter().position(|lane| lane.key == heard.key);
         let epk = match message.message().claims() {
             Claims::Request(request) => Some(request.epk),
@@ -202,7 +202,7 @@ impl World {
             key: message.lane(),
             kind,
             order: Order { received: now, nonce: claims.common().nonce.issued() },
-            state: Reported { cur, in_doubt, refused, account_missing, issued },
+            state: Reported { cur, in_doubt, refused, account_missing, issued, found: [].into() },
             hints,
             about: claims.common().about(),
             directory_answered: now,

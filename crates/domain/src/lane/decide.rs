@@ -53,6 +53,9 @@ pub struct Reported {
     pub account_missing: bool,
     /// Those of the versions above that the ledger knows to have been made for this lane.
     pub issued: BTreeSet<VersionId>,
+    /// Versions that the vault has of this lane and the ledger does not know. Looked for only while the ledger may
+    /// have lost some; see [`Lane::restored`].
+    pub found: BTreeSet<VersionId>,
 }
 
 /// What to do about a message.
@@ -109,6 +112,9 @@ pub enum MintReason {
 ///   device after the message came in, and the device has fewer lanes than allowed. A further lane is an alarm.
 /// - A message that is not newer than the lane's last changes nothing and is answered `Stale`. A last message
 ///   that lies in the future is forgotten, and the lane widens.
+/// - A lane of a ledger that was restored from a backup takes in what the vault has of it and the ledger lost.
+///   The first report that names a known current version ends that, and with it what the backup took for
+///   outstanding: the device is past it, and says so itself if it holds it in doubt.
 /// - The report in a newer message is applied first, whatever else becomes of it: a known current version is
 ///   confirmed and what the device holds in doubt replaces what the ledger held. An unknown one only ever widens:
 ///   nothing is forgotten, and if the lane had been confirmed before, an alarm and a rotation follow. They follow
@@ -117,17 +123,31 @@ pub enum MintReason {
 ///   day hold the lane, until the day is over or the device demands something else of passwords.
 /// - A request that outlived its sender's patience gets no version. Otherwise an outstanding version is sent
 ///   again; else one is minted if it is the first, forced, due, or the account is missing, within the day's limit.
-pub fn decide(lanes: &[Lane], heard: &Heard, policy: &RotationPolicy, now: UnixMillis) -> Decision {
+///
+/// `restored` is when the ledger was last found to be restored, if ever: a lane that it does not know may be one that
+/// it lost.
+pub fn decide(
+    lanes: &[Lane],
+    restored: Option<UnixMillis>,
+    heard: &Heard,
+    policy: &RotationPolicy,
+    now: UnixMillis,
+) -> Decision {
     let mut events = Vec::new();
     let mut lane = match lanes.iter().find(|lane| lane.key == heard.key) {
         Some(lane) => lane.clone(),
         None => match open(lanes, heard, policy, now, &mut events) {
-            Ok(lane) => lane,
+            Ok(mut lane) => {
+                if let Some(at) = restored {
+                    lane.restore(at);
+                }
+                lane
+            }
             Err(reply) => return Decision { lane: None, reply, events: Vec::new() },
         },
     };
     forget_future(&mut lane, policy, now, &mut events);
-    if lane.last.is_some_and(|last| !heard.order.is_newer_than(last)) {
+    if !lane.is_news(heard.order) {
         return Decision { lane: None, reply: Reply::Stale, events: Vec::new() };
     }
     apply_report(&mut lane, heard, policy, now, &mut events);
@@ -193,15 +213,21 @@ fn apply_report(
     events: &mut Vec<LaneEvent>,
 ) {
     let state = &heard.state;
-    let in_doubt = || state.in_doubt.iter().filter(|version| state.issued.contains(version)).copied();
+    let known = |version: &VersionId| state.issued.contains(version) || state.found.contains(version);
+    let in_doubt = || state.in_doubt.iter().filter(|version| known(version)).copied();
     lane.last = Some(heard.order);
     lane.closed = None;
     lane.about = heard.about.clone();
-    match state.cur.filter(|cur| state.issued.contains(cur)) {
+    lane.find_again(state.found.iter().copied());
+    match state.cur.filter(known) {
         Some(cur) => {
             notice_rollback(lane, cur, now, events);
             confirm(lane, cur, heard.order.received, events);
             lane.in_doubt = in_doubt().collect();
+            if lane.restored.take().is_some() {
+                lane.outstanding = None;
+                events.push(LaneEvent::LaneRestored);
+            }
         }
         None => widen(lane, state.cur, in_doubt(), now, events),
     }
@@ -217,7 +243,8 @@ fn apply_report(
 
 /// A device that goes back to a version it had left behind was restored from an image: that password is old.
 fn notice_rollback(lane: &mut Lane, cur: VersionId, now: UnixMillis, events: &mut Vec<LaneEvent>) {
-    let left_behind = lane.confirmed.is_some_and(|dated| dated.version != cur);
+    // Of a restored ledger it is the server that went back, and what it took for current says nothing.
+    let left_behind = lane.restored.is_none() && lane.confirmed.is_some_and(|dated| dated.version != cur);
     let expected = lane.outstanding.is_some_and(|dated| dated.version == cur) || lane.in_doubt.contains(&cur);
     if left_behind && !expected {
         lane.forced.get_or_insert(now);

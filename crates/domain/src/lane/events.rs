@@ -28,6 +28,8 @@ pub enum LaneEvent {
         /// The version.
         version: VersionId,
     },
+    /// The device said what it uses, after the ledger had been restored from a backup.
+    LaneRestored,
     /// Something an operator should look at.
     AlarmRaised {
         /// What.
@@ -36,7 +38,7 @@ pub enum LaneEvent {
 }
 
 /// Things that do not happen to an honest, healthy device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alarm {
     /// A device opened a further lane: another key, account or installation.
@@ -52,4 +54,61 @@ pub enum Alarm {
     ClockReset,
     /// Too many refusals in a day; rotation is held.
     Held,
+}
+
+impl Alarm {
+    /// Every alarm.
+    pub const ALL: [Self; 6] =
+        [Self::SecondLane, Self::Clone, Self::UnknownCurrent, Self::RolledBack, Self::ClockReset, Self::Held];
+
+    /// The stable word, as it is stored and sent.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SecondLane => "second_lane",
+            Self::Clone => "clone",
+            Self::UnknownCurrent => "unknown_current",
+            Self::RolledBack => "rolled_back",
+            Self::ClockReset => "clock_reset",
+            Self::Held => "held",
+        }
+    }
+
+    /// The alarm of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|alarm| alarm.as_str() == word)
+    }
+
+    /// What it means, in a sentence for whoever is called out by it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::SecondLane => "The device speaks with another key, account or installation than before.",
+            Self::Clone => "Two installations of one device speak: its disk was cloned.",
+            Self::UnknownCurrent => {
+                "The device does not know its password: its journal was lost, its disk rolled back, or somebody \
+                 changed the password by hand. A rotation follows."
+            }
+            Self::RolledBack => {
+                "The device is back at a password it had left behind: its disk was restored from an image. A \
+                 rotation follows."
+            }
+            Self::ClockReset => {
+                "The newest message of the device lies in the future: a server's clock was wrong."
+            }
+            Self::Held => "The device refused too many passwords in a day: its rotation is held.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_stored_form() {
+        for alarm in Alarm::ALL {
+            assert_eq!(serde_json::to_value(alarm).unwrap(), alarm.as_str());
+            assert_eq!(Alarm::parse(alarm.as_str()), Some(alarm));
+        }
+        assert_eq!(Alarm::parse("Clone"), None);
+    }
 }

@@ -50,7 +50,7 @@ fn lane() -> Lane {
 }
 
 fn ask(lane: Lane, heard: &Heard) -> Decision {
-    decide(&[lane], heard, &RotationPolicy::default(), NOW)
+    decide(&[lane], None, heard, &RotationPolicy::default(), NOW)
 }
 
 fn alarms(decision: &Decision) -> Vec<Alarm> {
@@ -63,7 +63,7 @@ fn alarms(decision: &Decision) -> Vec<Alarm> {
 
 #[test]
 fn a_device_never_heard_of_gets_its_first_version() {
-    let decision = decide(&[], &request(), &RotationPolicy::default(), NOW);
+    let decision = decide(&[], None, &request(), &RotationPolicy::default(), NOW);
     assert_eq!(decision.reply, Reply::Mint(MintReason::First));
     assert_eq!(decision.events, [LaneEvent::LaneOpened]);
 }
@@ -113,7 +113,7 @@ fn a_report_confirms_and_settles() {
 #[test]
 fn a_report_cannot_open_a_lane() {
     let heard = Heard { kind: HeardKind::Report, ..request() };
-    let decision = decide(&[], &heard, &RotationPolicy::default(), NOW);
+    let decision = decide(&[], None, &heard, &RotationPolicy::default(), NOW);
     assert_eq!((decision.reply, decision.lane), (Reply::Refused, None));
 }
 
@@ -167,7 +167,7 @@ fn refusals_keep_the_version_in_doubt_and_in_the_end_hold() {
         heard.state.refused = [version(round)].into();
         heard.state.in_doubt = (2..=round).map(version).collect();
         heard.state.issued.extend((2..=round).map(version));
-        let decision = decide(&[lane], &heard, &policy, NOW);
+        let decision = decide(&[lane], None, &heard, &policy, NOW);
         lane = decision.lane.clone().unwrap();
         assert!(lane.outstanding.is_none() && lane.in_doubt.contains(&version(round)));
         assert_eq!(alarms(&decision).contains(&Alarm::Held), round == 4);
@@ -214,7 +214,7 @@ fn a_device_gets_four_versions_a_day_over_all_its_lanes() {
     let policy = RotationPolicy::default();
     let minted = (1..=4).map(|hour| UnixMillis(NOW.0 - hour * 3600 * 1000)).collect();
     let other = Lane { minted, ..Lane::open(key(2, 2), NOW) };
-    let decision = decide(&[lane(), other], &request(), &policy, NOW);
+    let decision = decide(&[lane(), other], None, &request(), &policy, NOW);
     assert_eq!(decision.reply, Reply::Held(UnixMillis(NOW.0 + 20 * 3600 * 1000)));
 }
 
@@ -222,16 +222,16 @@ fn a_device_gets_four_versions_a_day_over_all_its_lanes() {
 fn a_second_lane_is_an_alarm_and_a_fifth_is_refused() {
     let policy = RotationPolicy::default();
     let lanes: Vec<Lane> = (2..=5).map(|number| Lane::open(key(number, number), NOW)).collect();
-    assert_eq!(alarms(&decide(&lanes[..1], &request(), &policy, NOW)), [Alarm::SecondLane]);
+    assert_eq!(alarms(&decide(&lanes[..1], None, &request(), &policy, NOW)), [Alarm::SecondLane]);
     let clone = Lane::open(key(9, 1), NOW);
-    assert_eq!(alarms(&decide(&[clone], &request(), &policy, NOW)), [Alarm::Clone]);
-    assert_eq!(decide(&lanes, &request(), &policy, NOW).reply, Reply::Refused);
+    assert_eq!(alarms(&decide(&[clone], None, &request(), &policy, NOW)), [Alarm::Clone]);
+    assert_eq!(decide(&lanes, None, &request(), &policy, NOW).reply, Reply::Refused);
 }
 
 #[test]
 fn a_lane_opens_only_on_what_the_directory_said_after_the_request() {
     let heard = Heard { directory_answered: UnixMillis(NOW.0 - 1), ..request() };
-    assert_eq!(decide(&[], &heard, &RotationPolicy::default(), NOW).reply, Reply::Revalidate);
+    assert_eq!(decide(&[], None, &heard, &RotationPolicy::default(), NOW).reply, Reply::Revalidate);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_lane_that_another_outlived_by_a_month_is_closed_and_frees_its_place() {
     let mut lanes: Vec<Lane> =
         (2..=4).map(|number| Lane { last: heard(50), ..Lane::open(key(number, number), NOW) }).collect();
     lanes.push(outlived);
-    assert_eq!(decide(&lanes, &request(), &policy, NOW).reply, Reply::Mint(MintReason::First));
+    assert_eq!(decide(&lanes, None, &request(), &policy, NOW).reply, Reply::Mint(MintReason::First));
 }
 
 #[test]
@@ -279,4 +279,46 @@ fn a_closed_lane_opens_again_when_its_device_speaks() {
     closed.close(UnixMillis(5));
     assert!(!closed.is_open(std::slice::from_ref(&closed), &RotationPolicy::default(), NOW));
     assert_eq!(ask(closed, &using(1)).lane.unwrap().closed, None);
+}
+
+/// A lane whose ledger was restored an hour ago, from a copy in which 1 was confirmed and 2 outstanding.
+fn restored() -> Lane {
+    let mut lane = lane();
+    (lane.confirmed, lane.outstanding) = (dated(1, NOW.0 - 9 * DAY), dated(2, NOW.0 - 5 * DAY));
+    lane.restore(UnixMillis(NOW.0 - DAY / 24));
+    lane
+}
+
+#[test]
+fn what_a_restored_ledger_lost_is_a_candidate_until_the_device_speaks() {
+    let mut heard = request();
+    heard.state.found = [version(3), version(4)].into();
+    let unsure = ask(restored(), &heard).lane.unwrap();
+    assert_eq!(unsure.candidates().len(), 4, "a device that does not know its version settles nothing");
+    assert!(unsure.restored.is_some());
+    heard.state.cur = Some(version(4));
+    let decision = ask(restored(), &heard);
+    assert_eq!(alarms(&decision), [], "it is not the device that went back");
+    assert!(decision.events.contains(&LaneEvent::LaneRestored));
+    let lane = decision.lane.unwrap();
+    assert_eq!(lane.confirmed, dated(4, NOW.0));
+    assert_eq!((lane.candidates().len(), lane.restored), (1, None));
+    assert_eq!(lane.outstanding, None, "a version that the device is past is not set again");
+    assert!(matches!(decision.reply, Reply::NotDue(_)));
+}
+
+#[test]
+fn what_was_said_before_a_restore_is_stale() {
+    let mut heard = using(1);
+    for (before, stale) in [(DAY / 24 + 5, true), (DAY / 24, true), (DAY / 24 - 11, false)] {
+        heard.order = Order { received: UnixMillis(NOW.0 - before), nonce: UnixMillis(NOW.0 - before - 1) };
+        let decision = ask(restored(), &heard);
+        assert_eq!((decision.reply == Reply::Stale, decision.lane.is_none()), (stale, stale), "{before}");
+    }
+    // A lane that the ledger lost altogether is as old.
+    heard.order = Order { received: UnixMillis(NOW.0 - 2), nonce: UnixMillis(NOW.0 - 3) };
+    let lost = |at| decide(&[], Some(UnixMillis(at)), &heard, &RotationPolicy::default(), NOW);
+    assert_eq!(lost(NOW.0 - 1).reply, Reply::Stale);
+    let opened = lost(NOW.0 - 9).lane.unwrap();
+    assert_eq!((opened.restored, opened.confirmed), (None, dated(1, NOW.0 - 2)));
 }

@@ -8,6 +8,7 @@ use keyturn_ports::ledger::{Event, Happening, Loaded, Wanted};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{commit, lanes, mark_of};
+use crate::epoch::Generation;
 use crate::failure::Failure;
 use crate::rows;
 
@@ -16,10 +17,13 @@ const NAMESAKES: usize = 32;
 
 /// What is known when deciding on a message.
 pub(super) fn load(connection: &Connection, wanted: &Wanted) -> Result<Loaded, Failure> {
+    let generation = Generation::now(connection)?;
+    let (mark, known) = (mark_of(&wanted.mark), lanes::known(connection, wanted.device, wanted.lane)?);
     Ok(Loaded {
-        lanes: lanes::of_device(connection, wanted.device)?,
+        lanes: lanes::of_device(connection, wanted.device, generation)?,
         issued: issued(connection, wanted.lane, &wanted.versions)?,
-        history: commit::history(connection, mark_of(&wanted.mark), wanted.request)?,
+        history: commit::history(connection, wanted.nonce, mark, wanted.request, &known)?,
+        restored: generation.restored,
     })
 }
 
@@ -68,11 +72,47 @@ pub(super) fn timeline(
     device: DeviceId,
     limit: usize,
 ) -> Result<Vec<Event>, Failure> {
+    let mut found = without_lane(connection, device, limit)?;
+    for head in lanes::newest_events(connection, device)? {
+        follow(connection, device, head, limit, &mut found)?;
+    }
+    found.sort_by_key(|text| std::cmp::Reverse(text.id));
+    found.truncate(limit);
+    found.into_iter().map(|text| Ok(text.event()?.1)).collect()
+}
+
+fn without_lane(connection: &Connection, device: DeviceId, limit: usize) -> Result<Vec<EventText>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT at, request, what, id, device FROM events WHERE device = ?1 ORDER BY id DESC LIMIT ?2",
+        "SELECT at, request, what, id, device FROM events WHERE device = ?1 AND chained = 0 \
+         ORDER BY id DESC LIMIT ?2",
     )?;
     let found = statement.query_map((device.as_bytes(), rows::count(limit)), EventText::of)?;
-    found.map(|text| Ok(text?.event()?.1)).collect()
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// Follows a lane's chain to what is forgotten already.
+fn follow(
+    connection: &Connection,
+    device: DeviceId,
+    head: i64,
+    limit: usize,
+    found: &mut Vec<EventText>,
+) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT at, request, what, id, device, previous FROM events WHERE id = ?1 AND device = ?2",
+    )?;
+    let mut next = Some(head);
+    for _ in 0..limit {
+        let Some(id) = next else { break };
+        let link = |row: &Row<'_>| Ok((EventText::of(row)?, row.get::<_, Option<i64>>(5)?));
+        let Some((text, previous)) = statement.query_row((id, device.as_bytes()), link).optional()? else {
+            break;
+        };
+        found.push(text);
+        // A chain goes back in time; anything else is damage, and must not go in circles.
+        next = previous.filter(|previous| *previous < id);
+    }
+    Ok(())
 }
 
 /// Facts of all devices in the order in which they were stored.

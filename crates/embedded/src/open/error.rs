@@ -53,9 +53,36 @@ pub enum OpenError {
         /// What was found.
         detail: String,
     },
+    /// The file that has the epoch cannot be used.
+    #[error(
+        "{} cannot be used: it tells a restored database from one that went on; let this user read and write it and \
+         its folder, or remove it to have the database taken for restored",
+        path.display()
+    )]
+    Epoch {
+        /// The file beside the database.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be settled whether the file was restored.
+    #[error("{}: its epoch cannot be settled: {detail}; see docs/runbooks/restore.md", path.display())]
+    Restored {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        detail: String,
+    },
     /// Another process holds the file.
     #[error("{} has been locked by another process for ten seconds: end that process, then try again", path.display())]
     Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is being replaced.
+    #[error("{} is being replaced by a backup: wait until `keyturn restore` has ended, then try again", path.display())]
+    Replaced {
         /// The file.
         path: PathBuf,
     },

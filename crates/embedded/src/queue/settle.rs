@@ -51,17 +51,20 @@ fn settle_one(
 /// Takes the message away. Its attempts are looked for only if there were any, which is rare.
 fn remove(batch: &mut Batch<'_>, queue: QueueName, held: &Held) -> Result<bool, Failure> {
     let key = (held.message, held.token);
-    let unfailing = batch
-        .execute(per_queue!(queue, "DELETE FROM ", " WHERE id = ?1 AND lease = ?2 AND failures = 0"), key)?;
+    let unfailing = batch.execute(
+        per_queue!(queue, "DELETE FROM held_", " WHERE id = ?1 AND lease = ?2 AND failures = 0"),
+        key,
+    )?;
     if unfailing == 0 {
         let failed =
-            batch.execute(per_queue!(queue, "DELETE FROM ", " WHERE id = ?1 AND lease = ?2"), key)?;
+            batch.execute(per_queue!(queue, "DELETE FROM held_", " WHERE id = ?1 AND lease = ?2"), key)?;
         if failed == 0 {
             return Ok(false);
         }
-        batch.execute("DELETE FROM queue_attempts WHERE message = ?1", [held.message])?;
+        let attempts = "DELETE FROM queue_attempts WHERE queue = ?1 AND message = ?2";
+        batch.execute(attempts, (rows::queue_code(queue), held.message))?;
     }
-    batch.execute("DELETE FROM queue_bodies WHERE id = ?1", [held.message])?;
+    batch.execute(per_queue!(queue, "DELETE FROM queue_", " WHERE id = ?1"), [held.message])?;
     batch.count(queue, -1);
     Ok(true)
 }
@@ -77,7 +80,7 @@ fn retry(
     let returned = batch.execute(
         per_queue!(
             queue,
-            "UPDATE ",
+            "UPDATE held_",
             " SET visible_at = ?3, lease = NULL, failures = failures + 1 WHERE id = ?1 AND lease = ?2"
         ),
         (held.message, held.token, rows::to_column(visible)),
@@ -85,23 +88,24 @@ fn retry(
     if returned == 0 {
         return Ok(false);
     }
-    note_attempt(batch, held.message, error)?;
+    note_attempt(batch, queue, held.message, error)?;
     // Those who wait have to learn when it comes back.
     batch.woken.queue(queue);
     Ok(true)
 }
 
 /// Notes a failed attempt, and forgets the oldest beyond those that are kept.
-fn note_attempt(batch: &Batch<'_>, message: i64, error: &str) -> Result<(), Failure> {
+fn note_attempt(batch: &Batch<'_>, queue: QueueName, message: i64, error: &str) -> Result<(), Failure> {
+    let code = rows::queue_code(queue);
     batch.execute(
-        "INSERT INTO queue_attempts (message, attempt, failed_at, error) SELECT ?1, \
-         coalesce((SELECT max(attempt) FROM queue_attempts WHERE message = ?1), 0) + 1, ?2, ?3",
-        (message, rows::to_column(batch.now), error),
+        "INSERT INTO queue_attempts (queue, message, attempt, failed_at, error) SELECT ?1, ?2, \
+         coalesce((SELECT max(attempt) FROM queue_attempts WHERE queue = ?1 AND message = ?2), 0) + 1, ?3, ?4",
+        (code, message, rows::to_column(batch.now), error),
     )?;
     batch.execute(
-        "DELETE FROM queue_attempts WHERE message = ?1 AND attempt <= \
-         (SELECT max(attempt) FROM queue_attempts WHERE message = ?1) - ?2",
-        (message, ATTEMPTS_KEPT),
+        "DELETE FROM queue_attempts WHERE queue = ?1 AND message = ?2 AND attempt <= \
+         (SELECT max(attempt) FROM queue_attempts WHERE queue = ?1 AND message = ?2) - ?3",
+        (code, message, ATTEMPTS_KEPT),
     )?;
     Ok(())
 }
@@ -111,8 +115,9 @@ fn release(batch: &mut Batch<'_>, queue: QueueName, held: &Held) -> Result<bool,
     let released = batch.execute(
         per_queue!(
             queue,
-            "UPDATE ",
-            " SET visible_at = min(enqueued_at, ?3), lease = NULL, deliveries = max(deliveries - 1, 0) \
+            "UPDATE held_",
+            " SET visible_at = min((SELECT enqueued_at FROM queue_",
+            " WHERE id = ?1), ?3), lease = NULL, deliveries = max(deliveries - 1, 0) \
              WHERE id = ?1 AND lease = ?2"
         ),
         (held.message, held.token, rows::to_column(batch.now)),
@@ -130,14 +135,15 @@ fn dead_letter(
     reason: DeadReason,
     error: &str,
 ) -> Result<bool, Failure> {
-    let attempts = dead_letters::attempts(batch, held.message, error)?;
+    let attempts = dead_letters::attempts(batch, queue, held.message, error)?;
     let buried = batch.execute(
         per_queue!(
             queue,
             "INSERT INTO dead_letters \
              (queue, request, device, body, reason, attempts, deliveries, enqueued_at, died_at) \
-             SELECT ?1, b.request, b.device, b.body, ?4, ?5, m.deliveries, m.enqueued_at, ?6 FROM ",
-            " m CROSS JOIN queue_bodies b ON b.id = m.id WHERE m.id = ?2 AND m.lease = ?3"
+             SELECT ?1, m.request, m.device, m.body, ?4, ?5, h.deliveries, m.enqueued_at, ?6 FROM held_",
+            " h CROSS JOIN queue_",
+            " m ON m.id = h.id WHERE h.id = ?2 AND h.lease = ?3"
         ),
         (
             rows::queue_code(queue),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Kind;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -17,7 +18,13 @@ use crate::signals::Signals;
 
 fn tools() -> (TempDir, Tools) {
     let folder = TempDir::new().unwrap();
-    let connection = open::writing(&folder.path().join("keyturn.db")).unwrap();
+    let connection = open::writing(
+        &folder.path().join("keyturn.db"),
+        &folder.path().join("keyturn.db.epoch"),
+        UnixMillis(1),
+        &SystemEntropy,
+    )
+    .unwrap();
     let signals = Arc::new(Signals::default());
     (folder, Tools { connection, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), signals })
 }

@@ -10,13 +10,15 @@ use std::collections::{BTreeMap, HashMap};
 use keyturn_domain::ids::{LaneId, RequestId};
 use keyturn_domain::lane::Lane;
 use keyturn_ports::Kind;
-use keyturn_ports::ledger::{Commit, Committed, History, Issued, NewEvent, Stored};
+use keyturn_ports::ledger::{Commit, Committed, History, Issued, NewEvent};
 use keyturn_ports::queue::{NewMessage, QueueName};
 use tokio_postgres::Row;
 
-use super::lanes::Columns;
-use super::{mark_of, read};
+use super::lanes::{Columns, Known};
+use super::read::Effects;
+use super::{Mark, mark_of, read};
 use crate::database::{Database, Mode, Param, Work};
+use crate::epoch::{GENERATION, Generation};
 use crate::failure::Failure;
 use crate::queue::Batch;
 use crate::rows;
@@ -24,10 +26,11 @@ use crate::schema::locks;
 use crate::signals::Woken;
 
 /// In one order everywhere, so that batches do not hold what the other one waits for.
-const HOLD: &str = "SELECT lane, revision FROM lanes WHERE lane = ANY($1::bytea[]) ORDER BY lane FOR UPDATE";
+const HOLD: &str = "SELECT lane, revision, generation, marks FROM lanes WHERE lane = ANY($1::bytea[]) ORDER BY lane FOR UPDATE";
 
-const REMEMBER: &str = "INSERT INTO effects (mark, request) \
- SELECT mark, request FROM unnest($1::bytea[], $2::bytea[]) AS g (mark, request) ORDER BY mark \
+const REMEMBER: &str = "INSERT INTO effects (nonce_ms, mark, request) \
+ SELECT nonce_ms, mark, request FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS g (nonce_ms, mark, request) \
+ ORDER BY nonce_ms, mark \
  ON CONFLICT DO NOTHING RETURNING 1";
 
 const ISSUE: &str = "INSERT INTO issued (version, lane, vault_ref, minted_at) \
@@ -52,8 +55,10 @@ pub(super) async fn commit(
         .map(|stored| stored.value.key.id().as_bytes().to_vec())
         .collect();
     let marks: Vec<Vec<u8>> = commits.iter().map(|one| mark_of(&one.mark).to_vec()).collect();
-    let (work, found) =
-        database.begin(Mode::Internal, &[(HOLD, &[&lanes]), (read::EFFECTS, &[&marks])]).await?;
+    let nonces: Vec<i64> = commits.iter().map(|one| rows::to_column(one.nonce)).collect();
+    let first: [(&'static str, &[Param<'_>]); 3] =
+        [(HOLD, &[&lanes]), (read::EFFECTS, &[&nonces, &marks]), (GENERATION, &[])];
+    let (work, found) = database.begin(Mode::Internal, &first).await?;
     match decide(&found, commits) {
         Err(failure) => Err(work.undo(failure).await),
         Ok((plan, committed)) => {
@@ -65,61 +70,81 @@ pub(super) async fn commit(
 }
 
 fn decide<'a>(found: &[Vec<Row>], commits: &'a [Commit]) -> Result<(Plan<'a>, Vec<Committed>), Failure> {
-    let [held, effects] = found else {
+    let [held, effects, generation] = found else {
         return Err(Failure::outrun());
     };
-    let revision = |row: &Row| Ok((rows::lane(row, 0)?, rows::number(row, 1)?));
+    let known = |row: &Row| Ok((rows::lane(row, 0)?, Known::of(row, [1, 2, 3])?));
     let mut plan = Plan {
-        revisions: held.iter().map(revision).collect::<Result<_, Failure>>()?,
+        generation: Generation::of(generation)?,
+        known: held.iter().map(known).collect::<Result<_, Failure>>()?,
         effects: read::took_effect(effects)?,
-        ..Plan::default()
+        new_effects: Vec::new(),
+        lanes: BTreeMap::new(),
+        opened: Vec::new(),
+        issued: Vec::new(),
+        events: Vec::new(),
+        outbox: Vec::new(),
     };
     let committed = commits.iter().map(|one| plan.apply(one)).collect::<Result<_, _>>()?;
     Ok((plan, committed))
 }
 
 /// What a batch is to leave behind.
-#[derive(Default)]
 struct Plan<'a> {
-    /// The revision of each lane as it stands at this point of the batch.
-    revisions: HashMap<LaneId, u64>,
+    generation: Generation,
+    /// What is known of each lane as it stands at this point of the batch.
+    known: HashMap<LaneId, Known>,
     /// What took effect up to this point of the batch.
-    effects: HashMap<[u8; 16], RequestId>,
-    new_effects: Vec<([u8; 16], RequestId)>,
-    /// The last state of each lane, and whether the lane is new.
-    lanes: BTreeMap<LaneId, (bool, &'a Stored<Lane>)>,
+    effects: Effects,
+    new_effects: Vec<(i64, Mark, RequestId)>,
+    /// The last state of each lane.
+    lanes: BTreeMap<LaneId, &'a Lane>,
+    /// New lanes, in the order in which they are opened.
+    opened: Vec<LaneId>,
     issued: Vec<(LaneId, &'a Issued)>,
     events: Vec<&'a NewEvent>,
     outbox: Vec<&'a (QueueName, NewMessage)>,
+}
+
+/// Whether a lane was decided on before the database was found to be restored: it takes itself for heard, and what it
+/// heard is older.
+fn is_outdated(lane: &Lane, known: &Known, generation: Generation) -> bool {
+    let Some(restored) = generation.restored else { return false };
+    let heard_since = lane.last.is_some_and(|last| last.received > restored);
+    known.generation != generation.number && lane.restored != Some(restored) && !heard_since
 }
 
 impl<'a> Plan<'a> {
     /// One element. A mark that other bytes used is a conflict, not a repetition: the caller loads again and then
     /// sees [`History::MarkReused`].
     fn apply(&mut self, commit: &'a Commit) -> Result<Committed, Failure> {
-        let mark = mark_of(&commit.mark);
-        match read::history(self.effects.get(&mark), commit.request) {
+        let (nonce, mark) = (rows::to_column(commit.nonce), mark_of(&commit.mark));
+        let lane = commit.lane.as_ref().map(|stored| (stored.value.key.id(), stored));
+        let mut known = lane.and_then(|(id, _)| self.known.get(&id)).cloned().unwrap_or_default();
+        match read::history(self.effects.get(&(nonce, mark)), commit.request, known.used(mark)) {
             History::Done => return Ok(Committed::Duplicate),
             History::MarkReused => return Ok(Committed::Conflict),
             History::Unseen => {}
         }
-        let lane = commit.lane.as_ref().map(|stored| (stored.value.key.id(), stored));
         if let Some((id, stored)) = lane {
-            let present = self.revisions.get(&id).copied().unwrap_or(0);
-            if present != stored.revision {
+            if known.revision != stored.revision || is_outdated(&stored.value, &known, self.generation) {
                 return Ok(Committed::Conflict);
             }
-            self.revisions.insert(id, present.saturating_add(1));
-            let new = self.lanes.get(&id).map_or(present == 0, |(new, _)| *new);
-            self.lanes.insert(id, (new, stored));
+            if known.revision == 0 {
+                self.opened.push(id);
+            }
+            self.lanes.insert(id, &stored.value);
+            known.note(mark);
+            known.advance(&stored.value, self.generation);
+            self.known.insert(id, known);
         }
-        if let Some(issued) = &commit.issued {
+        for issued in &commit.issued {
             let homeless =
                 || Failure::new(Kind::Denied, format!("version {} is issued to no lane", issued.version));
             self.issued.push((lane.ok_or_else(homeless)?.0, issued));
         }
-        self.effects.insert(mark, commit.request);
-        self.new_effects.push((mark, commit.request));
+        self.effects.insert((nonce, mark), commit.request);
+        self.new_effects.push((nonce, mark, commit.request));
         self.events.extend(&commit.events);
         self.outbox.extend(&commit.outbox);
         Ok(Committed::Applied)
@@ -146,15 +171,21 @@ impl<'a> Plan<'a> {
     }
 
     async fn store_all_but_events(&self, database: &Database, work: &Work) -> Result<(), Failure> {
-        let (marks, requests): (Vec<&[u8]>, Vec<&[u8]>) = self
-            .new_effects
-            .iter()
-            .map(|(mark, request)| (mark.as_slice(), request.as_bytes().as_slice()))
-            .unzip();
+        let nonces: Vec<i64> = self.new_effects.iter().map(|(nonce, ..)| *nonce).collect();
+        let marks: Vec<&[u8]> = self.new_effects.iter().map(|(_, mark, _)| mark.as_slice()).collect();
+        let requests: Vec<&[u8]> =
+            self.new_effects.iter().map(|(.., request)| request.as_bytes().as_slice()).collect();
         let (mut new, mut changed) = (Columns::default(), Columns::default());
-        for (is_new, stored) in self.lanes.values() {
-            let columns = if *is_new { &mut new } else { &mut changed };
-            columns.push(&stored.value, stored.revision.saturating_add(1))?;
+        // By device, so that two batches seldom wait for what the other one opened; a device's lanes keep their order.
+        let mut opened: Vec<_> = self.opened.iter().filter_map(|id| self.lanes.get_key_value(id)).collect();
+        opened.sort_by_key(|(_, lane)| lane.key.device);
+        let kept = self.lanes.iter().filter(|(id, _)| !self.opened.contains(id));
+        let known = |id| self.known.get(id).ok_or_else(Failure::outrun);
+        for (id, lane) in opened {
+            new.push(lane, known(id)?)?;
+        }
+        for (id, lane) in kept {
+            changed.push(lane, known(id)?)?;
         }
         let now = database.now_given();
         let versions: Vec<&[u8]> =
@@ -165,7 +196,7 @@ impl<'a> Plan<'a> {
         let outbox = self.outbox_batch();
         let stored = work
             .run(&[
-                (REMEMBER, &[&marks, &requests]),
+                (REMEMBER, &[&nonces, &marks, &requests]),
                 (Columns::INSERT, &new.params()),
                 (Columns::UPDATE, &changed.params()),
                 (ISSUE, &issued),

@@ -7,16 +7,22 @@ use keyturn_domain::lane::Lane;
 use keyturn_ports::ledger::{Event, Happening, History, Loaded, Stored, Wanted};
 use tokio_postgres::Row;
 
-use super::{lanes, mark_of};
+use super::lanes::{self, Known};
+use super::{Mark, mark_of};
 use crate::database::{Database, Mode};
+use crate::epoch::{GENERATION, Generation};
 use crate::failure::Failure;
 use crate::rows;
 
 /// How many devices may share a label before the rest is left out.
 const NAMESAKES: i64 = 32;
 
-/// The messages that took effect under these marks.
-pub(super) const EFFECTS: &str = "SELECT mark, request FROM effects WHERE mark = ANY($1::bytea[])";
+/// The messages that took effect with these nonces under these marks.
+pub(super) const EFFECTS: &str = "SELECT e.nonce_ms, e.mark, e.request FROM effects AS e \
+ JOIN unnest($1::bigint[], $2::bytea[]) AS g (nonce_ms, mark) USING (nonce_ms, mark)";
+
+/// What took effect, by nonce and mark.
+pub(super) type Effects = HashMap<(i64, Mark), RequestId>;
 
 /// What is known when deciding on each message, all of one moment.
 pub(super) async fn load(database: &Database, wanted: &[Wanted]) -> Result<Vec<Loaded>, Failure> {
@@ -24,22 +30,30 @@ pub(super) async fn load(database: &Database, wanted: &[Wanted]) -> Result<Vec<L
     let marks: Vec<Vec<u8>> = wanted.iter().map(|one| mark_of(&one.mark).to_vec()).collect();
     let versions: Vec<&[u8]> =
         wanted.iter().flat_map(|one| &one.versions).map(|version| version.as_bytes().as_slice()).collect();
-    let of_devices =
-        "SELECT lane, revision, state, device FROM lanes WHERE device = ANY($1::bytea[]) ORDER BY id";
+    let nonces: Vec<i64> = wanted.iter().map(|one| rows::to_column(one.nonce)).collect();
+    let of_devices = lanes::lanes!("WHERE device = ANY($1::bytea[]) ORDER BY id");
     let of_versions = "SELECT version, lane FROM issued WHERE version = ANY($1::bytea[])";
     let found = database
         .at_once(
             Mode::Snapshot,
-            &[(of_devices, &[&devices]), (of_versions, &[&versions]), (EFFECTS, &[&marks])],
+            &[
+                (of_devices, &[&devices]),
+                (of_versions, &[&versions]),
+                (EFFECTS, &[&nonces, &marks]),
+                (GENERATION, &[]),
+            ],
         )
         .await?;
-    let [lanes, issued, effects] = found.as_slice() else {
+    let [lanes, issued, effects, generation] = found.as_slice() else {
         return Err(Failure::outrun());
     };
     // One device's unreadable lane is that device's trouble; it fails the batch, which then is handled one by one.
+    let generation = Generation::of(generation)?;
     let mut of_device: HashMap<DeviceId, Vec<Stored<Lane>>> = HashMap::new();
-    for stored in lanes.iter().map(lanes::lane) {
-        let stored = stored?;
+    let mut known: HashMap<LaneId, Known> = HashMap::new();
+    for row in lanes {
+        let (stored, about) = lanes::lane(row, generation)?;
+        known.insert(stored.value.key.id(), about);
         of_device.entry(stored.value.key.device).or_default().push(stored);
     }
     let issued: HashSet<(VersionId, LaneId)> = issued
@@ -50,7 +64,12 @@ pub(super) async fn load(database: &Database, wanted: &[Wanted]) -> Result<Vec<L
     let loaded = |one: &Wanted| Loaded {
         lanes: of_device.get(&one.device).cloned().unwrap_or_default(),
         issued: issued_to(&issued, one.lane, &one.versions),
-        history: history(effects.get(&mark_of(&one.mark)), one.request),
+        history: {
+            let mark = mark_of(&one.mark);
+            let effect = effects.get(&(rows::to_column(one.nonce), mark));
+            history(effect, one.request, known.get(&one.lane).is_some_and(|lane| lane.used(mark)))
+        },
+        restored: generation.restored,
     };
     Ok(wanted.iter().map(loaded).collect())
 }
@@ -64,17 +83,19 @@ fn issued_to(
 }
 
 /// The rows of [`EFFECTS`].
-pub(super) fn took_effect(found: &[Row]) -> Result<HashMap<[u8; 16], RequestId>, Failure> {
+pub(super) fn took_effect(found: &[Row]) -> Result<Effects, Failure> {
     let effect = |row: &Row| {
-        let mark = rows::identifier(row, 0, |bytes| bytes.try_into().ok())?;
-        Ok((mark, rows::request(row, 1)?))
+        let mark = rows::identifier(row, 1, |bytes| bytes.try_into().ok())?;
+        Ok(((rows::column(row, 0)?, mark), rows::request(row, 2)?))
     };
     found.iter().map(effect).collect()
 }
 
-/// What happened before to the message, or to another with its mark.
-pub(super) fn history(effect: Option<&RequestId>, request: RequestId) -> History {
+/// What happened before to the message, or to another with its mark: `effect` took effect with its nonce and mark, and
+/// `used` says whether one of the last messages of its lane had the mark.
+pub(super) fn history(effect: Option<&RequestId>, request: RequestId, used: bool) -> History {
     match effect {
+        None if used => History::MarkReused,
         None => History::Unseen,
         Some(done) if *done == request => History::Done,
         Some(_) => History::MarkReused,
@@ -83,9 +104,14 @@ pub(super) fn history(effect: Option<&RequestId>, request: RequestId) -> History
 
 /// Every lane of a device, in the order in which they were opened.
 pub(super) async fn lanes_of(database: &Database, device: DeviceId) -> Result<Vec<Lane>, Failure> {
-    let sql = "SELECT lane, revision, state, device FROM lanes WHERE device = $1 ORDER BY id";
-    let found = database.read(sql, &[&device.as_bytes().as_slice()]).await?;
-    found.iter().map(|row| Ok(lanes::lane(row)?.value)).collect()
+    let sql = lanes::lanes!("WHERE device = $1 ORDER BY id");
+    let of_device = device.as_bytes().as_slice();
+    let found = database.at_once(Mode::Snapshot, &[(sql, &[&of_device]), (GENERATION, &[])]).await?;
+    let [lanes, generation] = found.as_slice() else {
+        return Err(Failure::outrun());
+    };
+    let generation = Generation::of(generation)?;
+    lanes.iter().map(|row| Ok(lanes::lane(row, generation)?.0.value)).collect()
 }
 
 /// Devices that have lanes.

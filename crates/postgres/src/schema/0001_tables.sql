@@ -5,6 +5,26 @@
 CREATE FUNCTION now_ms(given bigint) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
 AS 'SELECT coalesce(given, floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint)';
 
+-- What tells a restored database from one that went on: see epoch.rs. Lanes name the generation in which they were last
+-- heard for certain.
+CREATE TABLE epoch (
+    one         boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (one),
+    place       text    NOT NULL,
+    generation  bigint  NOT NULL,
+    restored_at bigint
+);
+
+-- Where this database is: the cluster, its timeline, the database and this very table. A restore from a dump makes the
+-- table anew, another cluster has another identifier, and a recovery to a point in time or a promotion begins another
+-- timeline.
+CREATE FUNCTION place_now() RETURNS text LANGUAGE sql STABLE
+AS $$SELECT concat_ws('/', (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+    left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8),
+    (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+    'keyturn.epoch'::regclass::oid)$$;
+
+INSERT INTO epoch (place, generation) VALUES (place_now(), 1);
+
 -- How much is in each queue, so that nobody has to count. A row that every transaction changes would have them wait
 -- for each other, so a queue has many, and a connection changes the one of its own number. Only their sums mean
 -- anything.
@@ -17,9 +37,9 @@ CREATE TABLE queue_counters (
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 INSERT INTO queue_counters (queue, slot, total, dead)
-SELECT queue, slot, 0, 0 FROM generate_series(1, 3) AS queue, generate_series(0, 63) AS slot;
+SELECT queue, slot, 0, 0 FROM generate_series(1, 4) AS queue, generate_series(0, 63) AS slot;
 
--- The messages of all queues: 1 requests, 2 findings, 3 outcomes. `lease` is null while nobody has the message.
+-- The messages of all queues: 1 requests, 2 findings, 3 outcomes, 4 alarms. `lease` is null while nobody has the message.
 CREATE TABLE messages (
     queue       smallint NOT NULL,
     id          bigint   NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -67,6 +87,9 @@ CREATE TABLE lanes (
     lane        bytea  NOT NULL UNIQUE,
     device      bytea  NOT NULL,
     revision    bigint NOT NULL,
+    generation  bigint NOT NULL,
+    -- The marks of its last messages, 16 bytes each, newest first.
+    marks       bytea  NOT NULL,
     outstanding bytea,
     serial      text COLLATE "C",
     host        text COLLATE "C",
@@ -86,10 +109,13 @@ CREATE TABLE issued (
     minted_at bigint NOT NULL
 );
 
--- Which messages took effect. `mark` is the first half of SHA-256 over the key's hash and the sender's mark.
+-- Which messages took effect, in the order of their nonces. `mark` is the first half of SHA-256 over the key's hash
+-- and the sender's mark.
 CREATE TABLE effects (
-    mark    bytea NOT NULL PRIMARY KEY,
-    request bytea NOT NULL
+    nonce_ms bigint NOT NULL,
+    mark     bytea  NOT NULL,
+    request  bytea  NOT NULL,
+    PRIMARY KEY (nonce_ms, mark)
 );
 
 -- Numbered under a lock that is held until the commit, so that a reader who goes on from the last number it saw
@@ -156,3 +182,24 @@ CREATE TABLE vault_versions (
 
 CREATE INDEX vault_versions_by_request ON vault_versions (request, id);
 CREATE INDEX vault_versions_by_device ON vault_versions (device, id);
+
+-- Rotations asked for of many devices.
+CREATE TABLE rotation_jobs (
+    id         bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         bigint NOT NULL,
+    actor      text   NOT NULL,
+    reason     text   NOT NULL,
+    selection  text   NOT NULL,
+    per_minute bigint,
+    devices    bigint NOT NULL,
+    asked      bigint NOT NULL,
+    last       bigint
+);
+
+CREATE TABLE rotation_job_devices (
+    job      bigint NOT NULL,
+    place    bigint NOT NULL,
+    device   bytea  NOT NULL,
+    asked_at bigint,
+    PRIMARY KEY (job, place)
+);

@@ -61,6 +61,15 @@ pub struct Sections {
     /// How workers take their work.
     #[config(nested)]
     pub workers: Workers,
+    /// How alarms leave the house. docs/ALARMS.md says what receivers get.
+    #[config(nested)]
+    pub alarms: Alarms,
+    /// What is forgotten, and when. Lanes, versions, the directory, the audit and the vault never are.
+    #[config(nested)]
+    pub retention: Retention,
+    /// How backups are made.
+    #[config(nested)]
+    pub backup: Backup,
     /// Where each role answers /healthz, /readyz and /metrics: an address, or "off".
     #[config(nested)]
     pub health: Health,
@@ -84,6 +93,10 @@ pub struct Data {
     /// The database: queues, ledger, results, audit, directory and the sealed vault.
     #[config(default = "keyturn.db")]
     pub file: PathBuf,
+    /// What tells a restored database from one that went on. Keep it out of every backup, best on another disk. The
+    /// database's name with .epoch behind it if not given. Move the file along when you change this: without it, the
+    /// database is taken for restored.
+    pub epoch_file: Option<PathBuf>,
     /// The folder of the key files, each readable by the roles that need it only.
     #[config(default = "keys")]
     pub keys: PathBuf,
@@ -240,6 +253,12 @@ pub struct Admission {
     /// Over how much more time those who are turned away, with 429 or 503, are spread.
     #[config(default = "20s")]
     pub retry_spread: Span,
+    /// How long a 429 is held back, which slows down whoever sends on and on.
+    #[config(default = "1s")]
+    pub pause: Span,
+    /// How many are held back at once. Further ones are given at once, and their connections closed.
+    #[config(default = 512)]
+    pub paused: usize,
 }
 
 /// The server certificate.
@@ -406,6 +425,108 @@ pub struct Workers {
     /// The longest delay between deliveries.
     #[config(default = "1m")]
     pub max_delay: Span,
+}
+
+/// How alarms leave the house.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Alarms {
+    /// Receivers. They stand after this section, like this:
+    ///
+    /// ```text
+    ///     [[alarms.webhook]]
+    ///     name = "on-call"                 # a-z 0-9 -
+    ///     url = "https://alerts.example.org/keyturn"   # https; plain http to this machine only
+    ///     secret_file = "keys/webhook-on-call.key"     # whsec_ and base64 of 24 to 64 bytes, for the notifier alone
+    ///     kinds = ["clone", "rolled_back"] # all if not given: second_lane, clone, unknown_current, rolled_back,
+    ///                                      # clock_reset, held
+    /// ```
+    #[config(default = [])]
+    pub webhook: Vec<WebhookEntry>,
+    /// How long one delivery may take.
+    #[config(default = "10s")]
+    pub timeout: Span,
+    /// The delay before a second attempt; it doubles with each further one, and half of it is random.
+    #[config(default = "5s")]
+    pub first_delay: Span,
+    /// The longest delay between attempts, at most 1h.
+    #[config(default = "10m")]
+    pub max_delay: Span,
+    /// An alarm that could not be delivered for this long goes to the dead letters.
+    #[config(default = "3d")]
+    pub give_up: Span,
+    /// The proxy on the way to receivers that are reached over TLS. Those of the environment are never used.
+    pub proxy: Option<String>,
+    /// PEM file of the certificates that receivers' must chain to, instead of those that the system trusts. Read when
+    /// a process starts.
+    pub ca: Option<PathBuf>,
+}
+
+/// A receiver of alarms.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookEntry {
+    /// Its name: 1 to 32 characters of a-z 0-9 - .
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// The file of the secrets that deliveries are signed with.
+    pub secret_file: PathBuf,
+    /// Which alarms it is sent; all if not given.
+    pub kinds: Option<Vec<String>>,
+}
+
+/// Without the address: what stands in its path may be all it takes to write to the receiver.
+impl std::fmt::Debug for WebhookEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookEntry")
+            .field("name", &self.name)
+            .field("secret_file", &self.secret_file)
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is forgotten, and when. The rotator's process sees to it, in the background.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Retention {
+    /// Accepted messages, by which the ingress merges repeats. Longer than trust.nonce_ttl and trust.future_skew, or a
+    /// message could be taken twice.
+    #[config(default = "1d")]
+    pub accepted: Span,
+    /// What messages did, by which the rotator merges repeats. Those of a message that is a dead letter are kept for as
+    /// long as it is there.
+    #[config(default = "30d")]
+    pub effects: Span,
+    /// What happened on devices.
+    #[config(default = "400d")]
+    pub events: Span,
+    /// Dead letters are never forgotten; those older than this are warned of.
+    #[config(default = "30d")]
+    pub dead_letters_warn: Span,
+    /// How often it is looked, and how often it is noted in data.epoch_file how far the database has come. On PostgreSQL
+    /// it is looked as often whether the database was restored.
+    #[config(default = "1m")]
+    pub every: Span,
+    /// The most rows of a table forgotten at once. Others write in between.
+    #[config(default = 500)]
+    pub batch: usize,
+    /// The pause between.
+    #[config(default = "50ms")]
+    pub pause: Span,
+}
+
+/// How backups are made.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Backup {
+    /// Pages of 8 KiB copied at once.
+    #[config(default = 256)]
+    pub pages: u16,
+    /// The pause between, for others to use the disk.
+    #[config(default = "5ms")]
+    pub pause: Span,
 }
 
 /// Where each role answers /healthz, /readyz and /metrics.

@@ -7,7 +7,7 @@ use keyturn_domain::password::PasswordPolicy;
 
 use super::*;
 
-fn load(text: &str) -> Result<Config, String> {
+pub(super) fn load(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keyturn.toml");
     fs::write(&file, text).unwrap();
@@ -87,6 +87,24 @@ fn values_are_checked_together_and_all_are_told() {
     }
 }
 
+/// What would be forgotten too early is refused, with the bound.
+#[test]
+fn retention_that_forgets_too_early_is_refused() {
+    for (text, part) in [
+        ("[retention]\naccepted = \"7m\"", "retention.accepted: must be longer than trust.nonce_ttl"),
+        ("[trust]\nnonce_ttl = \"10m\"\n[retention]\naccepted = \"12m\"", "retention.accepted"),
+        ("[retention]\neffects = \"23h\"", "retention.effects: must be at least 1d"),
+        ("[retention]\naccepted = \"40d\"", "retention.effects"),
+        ("[retention]\nevery = \"2h\"", "retention.every: must be 1s to 1h"),
+        ("[retention]\nbatch = 0", "retention.batch: must be 1 to 10000"),
+        ("[backup]\npages = 0", "backup.pages: must be at least 1"),
+    ] {
+        let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
+        assert!(error.contains(part), "{text:?} gave {error:?}");
+    }
+    load("[deployment]\nname = \"x\"\n[retention]\naccepted = \"8m\"\neffects = \"1d\"\n").unwrap();
+}
+
 /// Settings of passwords that cannot be, each named by its key and with a mend.
 #[test]
 fn policies_that_cannot_be_are_named_by_their_keys() {
@@ -128,6 +146,43 @@ fn policies_that_cannot_be_are_named_by_their_keys() {
     let error = load(&(twice.clone() + "[[policy]]\nname = \"a\"\nos = [\"b\"]\n")).unwrap_err();
     assert!(error.contains("policy.a: there are two"), "{error}");
     load(&twice).unwrap();
+}
+
+/// Settings of alarms that cannot be, each named by its key and with a mend.
+#[test]
+fn webhooks_that_cannot_be_are_named_by_their_keys() {
+    let hook = |more: &str| format!("[[alarms.webhook]]\nname = \"a\"\nsecret_file = \"s\"\n{more}");
+    let good = "url = \"https://h/x\"\n";
+    for (text, parts) in [
+        (hook("url = \"http://h/x\""), &["alarms.webhook.a.url: ", "expected an https address"][..]),
+        (hook("url = \"https://u:p@h/\""), &["alarms.webhook.a.url: ", "without user"]),
+        (
+            hook(&format!("{good}kinds = [\"cloned\"]")),
+            &["alarms.webhook.a.kinds: ", "«cloned»", "rolled_back"],
+        ),
+        (hook(&format!("{good}kinds = []")), &["alarms.webhook.a.kinds: ", "leave it out"]),
+        (hook(&format!("{good}knds = []")), &["line 7", "knds"]),
+        (hook(""), &["line 3", "url"]),
+        (hook(good).replace("\"a\"", "\"A b\""), &["alarms.webhook: «A b»: ", "a-z"]),
+        (format!("{}{}", hook(good), hook(good)), &["alarms.webhook.a: there are two"]),
+        ("[alarms]\ntimeout = \"3m\"".to_owned(), &["alarms.timeout: must be 1s to 2m"]),
+        ("[alarms]\nfirst_delay = \"0s\"".to_owned(), &["alarms.first_delay: "]),
+        ("[alarms]\nmax_delay = \"2h\"".to_owned(), &["alarms.max_delay: must be first_delay to 1h"]),
+        ("[alarms]\ngive_up = \"1m\"".to_owned(), &["alarms.give_up: must be at least max_delay"]),
+        ("[alarms]\nproxy = \"socks5://h\"".to_owned(), &["alarms.proxy: ", "http://proxy.example.org:3128"]),
+        ("[alarms]\nca = \"no.pem\"".to_owned(), &["alarms.ca: ./no.pem: cannot be read"]),
+    ] {
+        let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{text:?} gave {error:?}");
+    }
+    let config =
+        load(&format!("[deployment]\nname = \"x\"\n{}", hook(&format!("{good}kinds = [\"clone\"]"))))
+            .unwrap();
+    let [webhook] = config.alarms.webhooks.as_slice() else { panic!("{:?}", config.alarms) };
+    assert_eq!((webhook.kinds.len(), config.alarm_workers.retry.patience), (1, Duration::from_hours(72)));
+    assert!(config.sections.alarms.webhook[0].secret_file.is_absolute());
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("https://h/x") && shown.contains("https://h/…"), "{shown}");
 }
 
 #[test]
@@ -180,8 +235,13 @@ fn the_template_is_a_configuration_once_it_has_a_name() {
 #[test]
 fn the_policy_in_the_template_is_one() {
     let template = Config::template();
-    let example: Vec<&str> = template.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
+    let examples: Vec<&str> =
+        template.lines().filter_map(|line| line.trim().strip_prefix("#     ")).collect();
+    let webhook = examples.iter().position(|line| *line == "[[alarms.webhook]]").unwrap();
+    let (example, webhook) = examples.split_at(webhook);
     assert_eq!(example.first(), Some(&"[[policy]]"));
+    let hooked = load(&format!("[deployment]\nname = \"x\"\n{}\n", webhook.join("\n"))).unwrap();
+    assert_eq!(hooked.alarms.webhooks[0].kinds.len(), 2);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keyturn.toml");
     fs::write(folder.path().join("kiosks.txt"), "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e12\n").unwrap();

@@ -101,7 +101,7 @@ impl KeyStore {
         let names = super::FILES.iter().map(|name| (*name).to_owned());
         let paths =
             names.flat_map(|name| folders.into_iter().flatten().map(move |folder| folder.join(&name)));
-        paths.map(|path| about(&path)).collect()
+        paths.chain(self.others.iter().cloned()).map(|path| about(&path)).collect()
     }
 }
 

@@ -6,7 +6,8 @@ use keyturn_domain::ids::LaneId;
 use keyturn_domain::lane::Lane;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::ledger::{
-    Commit, Committed, History, Issued, Ledger, LedgerOperator, LedgerReader, Loaded, Stored, Wanted,
+    Commit, Committed, History, Issued, Ledger, LedgerOperator, LedgerReader, Loaded, MARKS_REMEMBERED,
+    Stored, Wanted,
 };
 use keyturn_ports::queue::{Queue, QueueName};
 
@@ -17,6 +18,7 @@ fn wanted(of: u8, lane: LaneId, n: u8) -> Wanted {
         device: sample::device(of),
         lane,
         request: sample::request(n),
+        nonce: sample::nonce(n),
         mark: sample::mark(n),
         versions: (1..=9).map(sample::version).collect(),
     }
@@ -36,9 +38,9 @@ fn issued(n: u8) -> Issued {
 }
 
 /// A commit with everything in it.
-fn full(n: u8, lane: Lane, revision: u64) -> Commit {
+pub(super) fn full(n: u8, lane: Lane, revision: u64) -> Commit {
     Commit {
-        issued: Some(issued(n)),
+        issued: vec![issued(n)],
         events: vec![sample::event(1, n)],
         outbox: vec![(QueueName::Outcomes, sample::message(n))],
         ..sample::commit(n, lane, revision)
@@ -52,7 +54,10 @@ async fn sent(queue: &impl Queue) -> u64 {
 /// Nothing is known of a device that never spoke.
 pub async fn an_unknown_device_has_nothing(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
     let loaded = load(subject.engine(), 1, 1).await;
-    assert_eq!(loaded, Loaded { lanes: Vec::new(), issued: [].into(), history: History::Unseen });
+    assert_eq!(
+        loaded,
+        Loaded { lanes: Vec::new(), issued: [].into(), history: History::Unseen, restored: None }
+    );
     assert!(subject.engine().lanes(sample::device(1)).await.unwrap().is_empty());
     assert!(subject.engine().devices(None, 10).await.unwrap().is_empty());
     assert_eq!(subject.engine().vault_ref(sample::version(1)).await.unwrap(), None);
@@ -137,6 +142,41 @@ pub async fn a_reused_mark_is_noticed(subject: &impl Subject<Engine: Ledger + Qu
     let loaded = engine.load(vec![asked]).await.unwrap().remove(0);
     assert_eq!(loaded.history, History::MarkReused);
     assert_eq!(sent(engine).await, 1);
+}
+
+/// A mark is remembered with its lane whatever nonce it comes with again, for a number of messages; and with its nonce
+/// where there is no lane.
+pub async fn a_mark_is_remembered_with_its_lane(subject: &impl Subject<Engine: Ledger>) {
+    let engine = subject.engine();
+    let last = u8::try_from(MARKS_REMEMBERED).unwrap() + 1;
+    for n in 1..=last {
+        let next = sample::commit(n, sample::lane(1, 1), u64::from(n) - 1);
+        assert_eq!(commit(engine, vec![next]).await, [Committed::Applied]);
+    }
+    let history = async |of: u8, mark: u8, nonce| {
+        let asked =
+            Wanted { mark: sample::mark(mark), nonce, ..wanted(of, sample::lane_key(of, 1).id(), 99) };
+        engine.load(vec![asked]).await.unwrap().remove(0).history
+    };
+    let later = UnixMillis(9999);
+    assert_eq!(history(1, 2, later).await, History::MarkReused);
+    assert_eq!(history(1, last, later).await, History::MarkReused);
+    assert_eq!(history(1, 1, later).await, History::Unseen, "forgotten with so many after it");
+    assert_eq!(history(1, 1, sample::nonce(1)).await, History::MarkReused, "but with its nonce");
+    assert_eq!(history(2, 2, later).await, History::Unseen, "of another lane");
+}
+
+/// Several versions become the lane's at once; one that is not new is a fault, and nothing takes effect.
+pub async fn several_versions_are_issued_at_once(subject: &impl Subject<Engine: Ledger + LedgerReader>) {
+    let engine = subject.engine();
+    let both = |n, revision| Commit {
+        issued: vec![issued(1), issued(2)],
+        ..sample::commit(n, sample::lane(1, 1), revision)
+    };
+    assert_eq!(commit(engine, vec![both(1, 0)]).await, [Committed::Applied]);
+    assert_eq!(load(engine, 1, 9).await.issued, [1, 2].map(sample::version).into());
+    assert!(engine.commit(vec![both(2, 1)]).await.is_err());
+    assert_eq!(load(engine, 1, 9).await.lanes.first().map(|lane| lane.revision), Some(1));
 }
 
 /// A version of one lane is unknown to another, even of the same device.

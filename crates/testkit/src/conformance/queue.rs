@@ -41,7 +41,7 @@ pub async fn a_message_is_leased_as_sent(subject: &impl Subject<Engine: Queue>) 
 /// A message is on its own queue only.
 pub async fn queues_are_apart(subject: &impl Subject<Engine: Queue>) {
     send(subject.engine(), [1]).await;
-    for other in [QueueName::Findings, QueueName::Outcomes] {
+    for other in QueueName::ALL.into_iter().filter(|other| *other != QUEUE) {
         assert!(subject.engine().lease(other, 32, LEASE).await.unwrap().is_empty());
     }
     let leased = lease_one(subject.engine()).await;
@@ -170,10 +170,14 @@ pub async fn a_release_does_not_count(subject: &impl Subject<Engine: Queue>) {
 pub async fn forwards_come_with_the_completion(subject: &impl Subject<Engine: Queue>) {
     send(subject.engine(), [1]).await;
     let leased = lease_one(subject.engine()).await;
-    let forward = vec![(QueueName::Findings, sample::message(2)), (QueueName::Outcomes, sample::message(3))];
+    let forward = vec![
+        (QueueName::Findings, sample::message(2)),
+        (QueueName::Outcomes, sample::message(3)),
+        (QueueName::Alarms, sample::message(4)),
+    ];
     let settled = vec![(leased.receipt, Settlement::Complete)];
     assert!(subject.engine().settle(QUEUE, settled, forward).await.unwrap().is_empty());
-    for (queue, n) in [(QueueName::Findings, 2), (QueueName::Outcomes, 3)] {
+    for (queue, n) in [(QueueName::Findings, 2), (QueueName::Outcomes, 3), (QueueName::Alarms, 4)] {
         let forwarded = subject.engine().lease(queue, 32, LEASE).await.unwrap();
         assert_eq!(
             forwarded.into_iter().map(|leased| leased.message).collect::<Vec<_>>(),

@@ -52,6 +52,11 @@ pub fn lane_with(of: u8, n: u8, outstanding: VersionId) -> Lane {
     Lane { outstanding: Some(Dated { version: outstanding, at: UnixMillis(2) }), ..lane(of, n) }
 }
 
+/// When the nonce of message `n` was given out.
+pub fn nonce(n: u8) -> UnixMillis {
+    UnixMillis(1000 + u64::from(n))
+}
+
 /// The mark of message `n`.
 pub fn mark(n: u8) -> (KeyHash, MessageMark) {
     (KeyHash([7; 32]), MessageMark([n; 16]))
@@ -66,9 +71,10 @@ pub fn commit(n: u8, lane: Lane, revision: u64) -> Commit {
 pub fn effect(n: u8) -> Commit {
     Commit {
         request: request(n),
+        nonce: nonce(n),
         mark: mark(n),
         lane: None,
-        issued: None,
+        issued: Vec::new(),
         events: Vec::new(),
         outbox: Vec::new(),
     }

@@ -48,7 +48,7 @@ pub(super) async fn refuse_while_needed(
     }
     let letters = deployment.engines.dead_letters().list(None, LETTERS).await?;
     let needing = letters.iter().filter(|letter| {
-        kind != Kind::Finding && letter.queue != QueueName::Outcomes && mark.is_on(&letter.message.body)
+        kind != Kind::Finding && carries_a_message(letter.queue) && mark.is_on(&letter.message.body)
     });
     match needing.count() {
         0 => Ok(()),
@@ -58,6 +58,11 @@ pub(super) async fn refuse_while_needed(
             key.id.0
         ),
     }
+}
+
+/// Whether what is on this queue is a message of a device, with what was sealed for it.
+fn carries_a_message(queue: QueueName) -> bool {
+    matches!(queue, QueueName::Requests | QueueName::Findings)
 }
 
 async fn waiting(deployment: &Deployment, queue: QueueName, mark: &Mark<'_>) -> Result<usize> {
@@ -96,7 +101,10 @@ impl Mark<'_> {
 pub(super) fn number(id: &str) -> Result<KeyId> {
     match id.parse() {
         Ok(number) => Ok(KeyId(number)),
-        Err(_) => bail!("«{id}»: the keys of a ring have numbers; `keyturn keys list` shows them"),
+        Err(_) => bail!(
+            "{}: the keys of a ring have numbers; `keyturn keys list` shows them",
+            crate::output::quoted(id)
+        ),
     }
 }
 

@@ -1,0 +1,75 @@
+//! Looking after the store in the background: what is old is forgotten in small steps, and how far the store has come
+//! is noted outside of it.
+
+use std::sync::Arc;
+
+use keyturn_domain::clock::Clock;
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::Error;
+use keyturn_ports::upkeep::{Before, Upkeep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Retention;
+
+/// Looks after a store.
+pub(crate) struct Tender {
+    pub(crate) upkeep: Arc<dyn Upkeep>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) retention: Retention,
+    /// How many dead letters were too old when it was last looked.
+    pub(crate) old_letters: u64,
+}
+
+impl Tender {
+    /// Looks after the store until told to stop. An engine that fails is asked again the next time.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let every = self.retention.every.0;
+        loop {
+            if let Err(error) = self.round(&stop).await {
+                warn!(%error, "looking after the store failed, it is tried again");
+            }
+            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(every) => {} }
+        }
+    }
+
+    /// Forgets what is old by now, however much that is.
+    async fn round(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        self.upkeep.mark().await?;
+        let now = self.clock.now();
+        self.warn_of_letters(now).await?;
+        let retention = &self.retention;
+        let before = Before {
+            accepted: now.minus(retention.accepted.0),
+            effects: now.minus(retention.effects.0),
+            events: now.minus(retention.events.0),
+            results: now,
+        };
+        let full = u64::try_from(retention.batch).unwrap_or(u64::MAX);
+        while !stop.is_cancelled() {
+            let tables = self.upkeep.forget(before, retention.batch).await?.tables();
+            for (table, rows) in tables.into_iter().filter(|(_, rows)| *rows > 0) {
+                metrics::counter!("keyturn_rows_forgotten_total", "table" => table).increment(rows);
+                info!(table, rows, "forgot what is old");
+            }
+            if tables.iter().all(|(_, rows)| *rows < full) {
+                break;
+            }
+            tokio::time::sleep(retention.pause.0).await;
+        }
+        Ok(())
+    }
+
+    async fn warn_of_letters(&mut self, now: UnixMillis) -> Result<(), Error> {
+        let letters = self.upkeep.dead_since(now.minus(self.retention.dead_letters_warn.0)).await?;
+        metrics::gauge!("keyturn_dead_letters_old").set(u32::try_from(letters).unwrap_or(u32::MAX));
+        if letters > self.old_letters {
+            warn!(letters, "dead letters wait for an operator for too long: `keyturn dead-letters list`");
+        }
+        self.old_letters = letters;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

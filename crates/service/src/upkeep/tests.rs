@@ -1,0 +1,91 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyturn_domain::span::Span;
+use keyturn_ports::Kind;
+use keyturn_ports::upkeep::Forgotten;
+
+use super::*;
+
+/// A fake store with so many old effects, that notes what it is asked, and fails the first mark.
+#[derive(Default)]
+struct Notes {
+    effects: Mutex<u64>,
+    asked: Mutex<Vec<(Before, usize)>>,
+    marks: Mutex<u64>,
+}
+
+#[async_trait]
+impl Upkeep for Notes {
+    async fn forget(&self, before: Before, limit: usize) -> Result<Forgotten, Error> {
+        self.asked.lock().unwrap().push((before, limit));
+        let mut left = self.effects.lock().unwrap();
+        let effects = (*left).min(u64::try_from(limit).unwrap());
+        *left -= effects;
+        Ok(Forgotten { effects, ..Forgotten::default() })
+    }
+
+    async fn dead_since(&self, before: UnixMillis) -> Result<u64, Error> {
+        assert_eq!(before, UnixMillis(NOW - 30 * DAY));
+        Ok(3)
+    }
+
+    async fn mark(&self) -> Result<(), Error> {
+        let mut marks = self.marks.lock().unwrap();
+        *marks += 1;
+        if *marks == 1 { Err(Error::new(Kind::Unavailable, "marking", "a fault")) } else { Ok(()) }
+    }
+}
+
+const DAY: u64 = 24 * 3600 * 1000;
+const NOW: u64 = 1000 * DAY;
+
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(NOW)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn retention() -> Retention {
+    let days = |days: u64| Span(Duration::from_millis(days * DAY));
+    Retention {
+        accepted: days(1),
+        effects: days(30),
+        events: days(400),
+        dead_letters_warn: days(30),
+        every: Span(Duration::from_mins(1)),
+        batch: 100,
+        pause: Span(Duration::from_millis(50)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
+    let notes = Arc::new(Notes { effects: Mutex::new(250), ..Notes::default() });
+    let tender = Tender {
+        upkeep: Arc::clone(&notes) as _,
+        clock: Arc::new(Fixed),
+        retention: retention(),
+        old_letters: 0,
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(tender.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert!(notes.asked.lock().unwrap().is_empty(), "the first round failed");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let asked = notes.asked.lock().unwrap().clone();
+    let days = |days: u64| UnixMillis(NOW - days * DAY);
+    let before = Before { accepted: days(1), effects: days(30), events: days(400), results: days(0) };
+    assert_eq!(asked, [(before, 100); 3]);
+    assert_eq!(*notes.effects.lock().unwrap(), 0);
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(*notes.marks.lock().unwrap(), 2);
+}
