@@ -32,6 +32,7 @@ pub mod outcome;
 pub mod recovery;
 pub mod result;
 pub mod seal;
+pub mod vault;
 
 pub mod key_set;
 pub mod signing;

@@ -1,24 +1,14 @@
 //! The audit: rows in a chain of hashes, in a table whose triggers abort every change.
-//!
-//! # The hash of a row
-//! SHA-256 over the hash of the row before it (32 bytes, all zero for the first) and then these parts, each
-//! preceded by its length in four bytes, big endian: the text `keyturn audit v1`; `seq` and `at` (milliseconds
-//! since the Unix epoch) in eight bytes each, big endian; `actor`; `action`, as the table has it; the 16 bytes of
-//! `device`, or nothing; `reason`; `detail`. Texts are UTF-8.
-//!
-//! The chain shows that a row was altered, inserted or taken from the middle. It cannot show that its end was cut
-//! off, or that somebody with the file wrote all of it anew: for that the newest hash has to be kept elsewhere.
-
-mod chain;
+//! The chain is that of [`keyturn_ports::audit::chain`].
 
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
+use keyturn_ports::audit::chain::{self, Hash, START};
 use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
 use rusqlite::{Connection, OptionalExtension as _};
 
-use self::chain::{Hash, START};
 use crate::batch::Batch;
 use crate::database::Database;
 use crate::failure::Failure;

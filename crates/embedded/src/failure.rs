@@ -1,6 +1,7 @@
 //! What SQLite says, in the words of the ports.
 
 use keyturn_ports::{Error, Kind};
+use keyturn_schemas::vault::SealError;
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
@@ -48,6 +49,16 @@ impl From<rusqlite::Error> for Failure {
             detail: error.to_string(),
             lost_sync: matches!(extended, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC),
         }
+    }
+}
+
+impl From<SealError> for Failure {
+    fn from(error: SealError) -> Self {
+        let kind = match error {
+            SealError::Damaged => Kind::Corrupt,
+            SealError::UnknownKey | SealError::Unusable => Kind::Denied,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -4,9 +4,7 @@
 //! [`SealedVault`]; the others use the [`Database`] and cannot read a version whatever they do.
 
 mod keep;
-mod keys;
 mod rows;
-mod seal;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
@@ -15,7 +13,9 @@ use keyturn_domain::password::Password;
 use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 
-pub use self::keys::{MasterKey, MasterKeys, NoMasterKey};
+use keyturn_schemas::vault as seal;
+pub use keyturn_schemas::vault::{MasterKey, MasterKeys, NoMasterKey};
+
 use self::rows::SealedVersion;
 use crate::batch::Batch;
 use crate::database::Database;
@@ -70,7 +70,7 @@ impl VaultReader for SealedVault {
             ));
         }
         let opened = seal::open(&self.keys.now(), &seal::bound_to(lane, version), &sealed);
-        opened.map(Some).map_err(|failure| failure.during(READING))
+        opened.map(Some).map_err(|error| Failure::from(error).during(READING))
     }
 
     async fn history(&self, device: DeviceId) -> Result<Vec<Entry>, Error> {

@@ -1,5 +1,7 @@
 //! The audit: who looked, who commanded, in a chain that shows tampering.
 
+pub mod chain;
+
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;

@@ -1,6 +1,6 @@
 //! What the roles need from engines, as traits with their contracts in prose.
 //!
-//! An adapter (`embedded`, later `azure` and `postgres`) implements them; one conformance suite per port in
+//! An adapter (`embedded`, `postgres`, later `azure`) implements them; one conformance suite per port in
 //! `keyturn-testkit` is the contract in executable form and is run against every adapter. Where a capability
 //! has a reading and a writing half they are two traits, so that a role can be given only what it may do.
 //!

@@ -4,6 +4,7 @@ mod alarms;
 mod policies;
 mod queues;
 mod sections;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use keyturn_schemas::stamp::Freshness;
 pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, AzureStorage, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password,
-    PolicyEntry, Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
+    PolicyEntry, Postgres, Retention, Rotation, Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -45,6 +46,8 @@ pub struct Config {
     pub queues: QueueEngines,
     /// How workers take their work.
     pub workers: WorkerSettings,
+    /// Where PostgreSQL is, if the state is there; None for the embedded file.
+    pub postgres: Option<keyturn_postgres::Settings>,
     /// Where alarms go.
     pub alarms: AlarmPolicy,
     /// How alarms are taken.
@@ -110,6 +113,7 @@ impl Sections {
     /// Every path in the configuration.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let (tls, vault, alarms) = (&mut self.ingress.tls, &mut self.vault, &mut self.alarms);
+        let postgres = &mut self.state.postgres;
         [&mut self.data.file, &mut self.data.keys]
             .into_iter()
             .chain([&mut tls.certificate, &mut tls.key].into_iter().flatten())
@@ -118,6 +122,7 @@ impl Sections {
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(self.data.epoch_file.as_mut())
             .chain(self.queues.azure_storage.secret_file.as_mut())
+            .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
     }
 
     /// Types every value and checks them together.
@@ -130,9 +135,10 @@ impl Sections {
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
         let queues = self.queue_engines().map_err(|wrong| problems.extend(wrong)).ok();
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
+        let postgres = self.postgres().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        match (deployment, join_types, policies, admission, alarms, queues) {
+        match (deployment, join_types, policies, admission, alarms, queues, postgres) {
             (
                 Some(deployment),
                 Some(join_types),
@@ -140,6 +146,7 @@ impl Sections {
                 Some(admission),
                 Some(alarms),
                 Some(queues),
+                Some(postgres),
             ) if problems.is_empty() => Ok(Config {
                 alarms,
                 queues,
@@ -148,6 +155,7 @@ impl Sections {
                 join_types,
                 policies,
                 admission,
+                postgres,
                 freshness: self.freshness(),
                 workers: self.worker_settings(),
                 sections: self,

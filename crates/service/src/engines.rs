@@ -1,55 +1,148 @@
 //! The one place that picks engines: from configuration to ports.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use keyturn_azure::StorageQueues;
+use keyturn_azure::storage_queues::Access;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
-use keyturn_embedded::{
-    BackupError, Checked, Database, MasterKeys, OpenError, OpenOptions, Pace, Progress, SealedVault,
-};
+use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
+use keyturn_pipeline::hops::{Hops, Relay};
 use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
-use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::dead_letters::jobs::Jobs as LetterJobs;
+use keyturn_ports::dead_letters::{DeadLetters, Graveyard};
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
-use keyturn_ports::queue::{Backlog, Queue};
+use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
-use crate::config::{Backup, Config};
+use crate::backups::{BackupError, Checked};
+use crate::config::{AccessBy, Backup, Config, QueueEngines, StorageAccount};
+use crate::keys::{self, KeyError};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
 /// the role may use and no more.
 #[derive(Clone)]
 pub struct Engines {
-    database: Database,
+    state: State,
+    hops: Hops,
     recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
+/// Where the state is. Either implements every port.
+#[derive(Clone)]
+enum State {
+    Embedded(keyturn_embedded::Database),
+    Postgres(keyturn_postgres::Database),
+}
+
+/// Why the engines are not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file.
+    #[error(transparent)]
+    Embedded(#[from] keyturn_embedded::OpenError),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] keyturn_postgres::OpenError),
+    /// The secret of a service.
+    #[error(transparent)]
+    Secret(#[from] KeyError),
+    /// A service of queues.
+    #[error(transparent)]
+    Queues(#[from] Error),
+}
+
+/// The engines of those hops that are not the state's.
+fn outside(
+    config: &QueueEngines,
+    graveyard: Arc<dyn Graveyard>,
+    clock: &Arc<dyn Clock>,
+) -> Result<BTreeMap<QueueName, Arc<dyn Queue>>, OpenError> {
+    let Some(StorageAccount { endpoint, access }) = &config.account else { return Ok(BTreeMap::new()) };
+    let access = match access {
+        AccessBy::Key { account, file } => {
+            Access::SharedKey { account: account.clone(), key: keys::secret_of_service(file)? }
+        }
+        AccessBy::Signature(file) => Access::Signature(keys::secret_of_service(file)?),
+    };
+    let queues: Arc<dyn Queue> =
+        Arc::new(StorageQueues::new(endpoint, &access, graveyard, Arc::clone(clock))?);
+    Ok(config.azure_storage.iter().map(|queue| (*queue, Arc::clone(&queues))).collect())
+}
+
+/// The state as one of its ports.
+macro_rules! port {
+    ($engines:expr) => {
+        match &$engines.state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        }
+    };
+}
+
+/// The vault beside the state, for whoever holds its keys.
+macro_rules! vault {
+    ($engines:expr, $keys:expr) => {
+        match &$engines.state {
+            State::Embedded(database) => {
+                Arc::new(keyturn_embedded::SealedVault::new(database.clone(), $keys))
+            }
+            State::Postgres(database) => {
+                Arc::new(keyturn_postgres::SealedVault::new(database.clone(), $keys))
+            }
+        }
+    };
+}
+
 impl Engines {
     /// Opens the engines that the configuration names.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
+        Self::open_as(config, "keyturn")
+    }
+
+    /// The same, under a name that a database server lists beside the connections.
+    pub fn open_as(config: &Config, name: &str) -> Result<Self, OpenError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let data = &config.sections.data;
-        let mut options = OpenOptions::new(&data.file, Arc::clone(&clock), Arc::clone(&entropy));
-        if let Some(file) = &data.epoch_file {
-            options = options.epoch_file(file);
-        }
+        let (time, chance) = (Arc::clone(&clock), Arc::clone(&entropy));
+        let state = match &config.postgres {
+            None => {
+                let data = &config.sections.data;
+                let mut options = OpenOptions::new(&data.file, time, chance);
+                if let Some(file) = &data.epoch_file {
+                    options = options.epoch_file(file);
+                }
+                State::Embedded(keyturn_embedded::Database::open(options)?)
+            }
+            Some(settings) => {
+                let settings = settings.clone().named(name);
+                let times = keyturn_postgres::Times::Server;
+                State::Postgres(keyturn_postgres::Database::open(&settings, time, chance, times)?)
+            }
+        };
         let vault = &config.sections.vault;
         let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
         let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
-        Ok(Self { database: Database::open(options)?, recovery, clock, entropy })
+        let (inside, graveyard): (Arc<dyn Queue>, Arc<dyn Graveyard>) = match &state {
+            State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
+            State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
+        };
+        let outside = outside(&config.queues, graveyard, &clock)?;
+        let hops = Hops::new(inside, outside);
+        Ok(Self { state, hops, recovery, clock, entropy })
     }
 
     /// Time.
@@ -62,79 +155,85 @@ impl Engines {
         Arc::clone(&self.entropy)
     }
 
-    /// The queues.
+    /// The queues, each hop on the engine it has.
     pub fn queue(&self) -> Arc<dyn Queue> {
-        Arc::new(self.database.clone())
+        Arc::new(self.hops.clone())
+    }
+
+    /// What carries messages of a hop with an engine of its own there, and the queue they are to be taken from.
+    pub fn relay(&self, queue: QueueName) -> Option<(Arc<dyn Queue>, Relay)> {
+        let inside: Arc<dyn Queue> = port!(self);
+        self.hops.relay(queue).map(|relay| (inside, relay))
     }
 
     /// What waits on the queues.
     pub fn backlog(&self) -> Arc<dyn Backlog> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Jobs on dead letters.
     pub fn letter_jobs(&self) -> Arc<dyn LetterJobs> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The memory of accepted messages.
     pub fn intake(&self) -> Arc<dyn Intake> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The ledger, to write.
     pub fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The ledger, to read.
     pub fn ledger_reader(&self) -> Arc<dyn LedgerReader> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Commands of operators on the ledger.
     pub fn ledger_operator(&self) -> Arc<dyn LedgerOperator> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Jobs of forced rotations.
     pub fn rotations(&self) -> Arc<dyn Rotations> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Results, to read.
     pub fn result_reader(&self) -> Arc<dyn ResultReader> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Results, to publish.
     pub fn result_writer(&self) -> Arc<dyn ResultWriter> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The directory.
     pub fn directory(&self) -> Arc<dyn Directory> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The embedded directory's own commands.
     pub fn directory_admin(&self) -> Arc<dyn DirectoryAdmin> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Upkeep.
     pub fn upkeep(&self) -> Arc<dyn Upkeep> {
-        Arc::new(self.database.clone())
+        port!(self)
     }
 
     /// Makes a backup at `to` and checks it. Blocks for as long as it takes; everybody else works on.
@@ -144,13 +243,19 @@ impl Engines {
         section: &Backup,
         progress: Progress<'_>,
     ) -> Result<Checked, BackupError> {
+        let State::Embedded(database) = &self.state else {
+            return Err(BackupError::Elsewhere);
+        };
         let pace = Pace { pages: section.pages, pause: section.pause.0 };
-        self.database.back_up(to, pace, progress)
+        Ok(database.back_up(to, pace, progress)?)
     }
 
     /// Takes the store for restored from now on; see docs/runbooks/restore.md.
     pub async fn declare_restored(&self, actor: &str, reason: &str, detail: &str) -> Result<(), Error> {
-        self.database.declare_restored(actor, reason, detail).await
+        match &self.state {
+            State::Embedded(database) => database.declare_restored(actor, reason, detail).await,
+            State::Postgres(database) => database.declare_restored(actor, reason, detail).await,
+        }
     }
 
     /// The vault, for whoever holds its keys, with its recovery log if there is one.
@@ -164,7 +269,7 @@ impl Engines {
 
     /// The vault for those who put back what the recovery log has.
     pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        Arc::new(SealedVault::new(self.database.clone(), keys))
+        vault!(self, keys)
     }
 
     /// The recovery log, if there is one.
@@ -174,6 +279,6 @@ impl Engines {
 
     /// The vault's own keeper, for whoever holds its keys.
     pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
-        Arc::new(SealedVault::new(self.database.clone(), keys))
+        vault!(self, keys)
     }
 }

@@ -40,7 +40,7 @@ impl Host {
     pub async fn work(&self, queue: QueueName, handler: impl Handler) {
         let worker = self.worker(queue, handler);
         info!(queue = %queue, "working");
-        worker.run(self.stop.clone()).await;
+        tokio::join!(worker.run(self.stop.clone()), self.carry(queue));
         info!(queue = %queue, "stopped after the batch in hand");
     }
 
@@ -49,8 +49,16 @@ impl Host {
         let settings = self.config.alarm_workers.clone();
         let worker = Worker { settings, ..self.worker(QueueName::Alarms, handler) };
         info!(queue = %QueueName::Alarms, webhooks = self.config.alarms.webhooks.len(), "working");
-        worker.run(self.stop.clone()).await;
+        tokio::join!(worker.run(self.stop.clone()), self.carry(QueueName::Alarms));
         info!(queue = %QueueName::Alarms, "stopped after the batch in hand");
+    }
+
+    /// Carries messages of a hop with an engine of its own over from the state. Whoever works on the hop does this.
+    async fn carry(&self, queue: QueueName) {
+        if let Some((from, relay)) = self.engines.relay(queue) {
+            let worker = Worker { queue: from, ..self.worker(queue, relay) };
+            worker.run(self.stop.clone()).await;
+        }
     }
 
     /// What deliveries to the webhooks are signed with, by name, read again when the files change.

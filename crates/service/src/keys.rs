@@ -24,6 +24,7 @@ use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::signing::{KeyFileError, SigningKey};
 use keyturn_schemas::stamp::StampKeys;
 use keyturn_schemas::ticket::TicketKeys;
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 pub use self::reload::LOOK;
@@ -251,6 +252,12 @@ impl KeyStore {
         let path = credential.filter(|path| path.is_file()).unwrap_or_else(|| self.path(kind));
         read(&path, kind)
     }
+}
+
+/// The secret by which a service knows us, in a file that others must not be able to read.
+pub(crate) fn secret_of_service(path: &Path) -> Result<SecretString, KeyError> {
+    let found = read(path, "service")?;
+    Ok(SecretString::from(found.text.trim()))
 }
 
 fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {

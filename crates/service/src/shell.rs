@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use keyturn_embedded::OpenError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
-use crate::engines::Engines;
+use crate::engines::{Engines, OpenError};
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
@@ -98,7 +97,7 @@ where
 {
     let config = Config::load(&arguments.config)?;
     telemetry::start_logs(&config.sections.logs)?;
-    let host = host(config)?;
+    let host = host_as(config, &format!("keyturn-{name}"))?;
     obey_signals(&host)?;
     let health = &host.config.sections.health;
     let configured = match name {
@@ -120,7 +119,11 @@ where
 
 /// Opens what a process needs before it can host anything.
 pub fn host(config: Config) -> Result<Host, StartError> {
-    let engines = Engines::open(&config)?;
+    host_as(config, "keyturn")
+}
+
+fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
+    let engines = Engines::open_as(&config, name)?;
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
     let keys = KeyStore::new(config.sections.data.keys.clone()).watching(secrets);
     Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new() })

@@ -7,5 +7,6 @@ pub mod conformance;
 
 pub mod device;
 pub mod faults;
+pub mod postgres;
 pub mod receiver;
 pub mod system;

@@ -53,7 +53,7 @@ pub(super) async fn restore(arguments: &Arguments, command: &Restore) -> Result<
     let config = Config::load(&arguments.config)?;
     let stamp = output::when(SystemClock.now()).replace(':', "");
     let bar = bar("bytes");
-    let restored = backups::restore(backup, &config.sections.data, &stamp, &mut |done, all| {
+    let restored = backups::restore(backup, &config, &stamp, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });

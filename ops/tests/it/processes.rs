@@ -1,4 +1,4 @@
-//! The roles as separate processes on one file, killed without warning again and again.
+//! The roles as separate processes on one database, killed without warning again and again.
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
@@ -21,12 +21,16 @@ use keyturn_domain::password::Password;
 use keyturn_schemas::claims::Labels;
 use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
+use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
 use crate::deployment::{Deployment, Registration, register};
 
 const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
 const DEVICES: usize = 5;
 const ROUNDS: usize = 8;
+
+/// Fewer, because each has the server crash too, and begin anew.
+const ROUNDS_ON_POSTGRESQL: usize = 4;
 
 /// One role's process.
 struct Role {
@@ -56,30 +60,65 @@ impl Observer for Accepted {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_killed_at_any_moment_lose_nothing() {
+    kill_roles_at_any_moment("", ROUNDS, None).await;
+}
+
+/// The same on PostgreSQL, whose server crashes in every round too and loses the commits that nobody was told of. A
+/// role that starts while the server is away ends, and is started again, as systemd does.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_and_server_killed_at_any_moment_lose_nothing_on_postgresql() {
+    let database = TestDatabase::on(Cluster::private());
+    let state =
+        format!("[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n", database.address());
+    kill_roles_at_any_moment(&state, ROUNDS_ON_POSTGRESQL, Some(&database)).await;
+    let sessions = "SELECT count(DISTINCT application_name) FROM pg_stat_activity \
+                    WHERE application_name LIKE 'keyturn-%' AND datname = current_database()";
+    for tries in 0.. {
+        // The server notices a little later than the role's end.
+        if database.sql(sessions) == "0" {
+            break;
+        }
+        assert!(tries < 100, "roles that ended leave connections behind");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_ne!(database.sql("SELECT count(*) FROM effects"), "0", "the state was on this server");
+}
+
+async fn kill_roles_at_any_moment(state: &str, rounds: usize, server: Option<&TestDatabase>) {
     build();
     let deployment = Deployment::init();
     let address = free_address();
     deployment.configure(&format!(
         "[ingress]\nlisten = \"{address}\"\n[workers]\nlease = \"1s\"\nfirst_delay = \"50ms\"\nmax_deliveries = 1000\n\
-         [rotation]\nversions_per_day = 1000\n"
+         [rotation]\nversions_per_day = 1000\n{state}"
     ));
     let devices: Vec<Device> = (0..DEVICES).map(|number| install(&deployment, number, address)).collect();
     let mut roles: Vec<Role> = ROLES.iter().map(|name| Role::start(name, &deployment)).collect();
 
     let mut kills = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let mut agents = tokio::task::JoinSet::new();
         for device in &devices {
             agents.spawn(run(device.agent()));
         }
         // So many and no more: on a busy machine a role may take longer to start than to be killed again.
         let mut victims = 10;
+        let mut crash_before = server.map(|_| 5);
         while !agents.is_empty() {
             tokio::select! {
                 ended = agents.join_next() => ended.unwrap().unwrap(),
                 () = tokio::time::sleep(Duration::from_millis(u64::from(random(60)) + 2)), if victims > 0 => {
+                    if crash_before.take_if(|victim| *victim == victims).is_some() {
+                        crash(server.unwrap());
+                        // One that was just starting found no server, and has ended or is about to.
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        restart_ended(&mut roles, &deployment);
+                    }
                     let victim = usize::try_from(random(4)).unwrap();
                     roles[victim].kill_and_restart(&deployment);
+                    if server.is_some() {
+                        restart_ended(&mut roles, &deployment);
+                    }
                     kills += 1;
                     victims -= 1;
                 }
@@ -90,17 +129,34 @@ async fn roles_killed_at_any_moment_lose_nothing() {
             deployment.ok(&["device", "rotate-now", &device.name, "--reason", "next round"]);
         }
     }
-    assert!(kills >= ROUNDS, "{kills} kills prove little");
+    assert!(kills >= rounds, "{kills} kills prove little");
     for device in &devices {
         let outcome = device.agent().once().await.unwrap();
         assert!(outcome.is_success(), "{outcome}");
         device.invariant_settled(&deployment);
     }
-    nothing_is_lost(&deployment, &devices).await;
-    older_versions_are_shown_on_request(&deployment, &devices[0]);
+    assert!(
+        server.is_none_or(|server| server.sql("SELECT count(*) FROM events") != "0"),
+        "it is on the server"
+    );
+    nothing_is_lost(&deployment, &devices, rounds).await;
+    older_versions_are_shown_on_request(&deployment, &devices[0], rounds);
     for mut role in roles {
         role.end();
     }
+}
+
+/// As a service manager does.
+fn restart_ended(roles: &mut [Role], deployment: &Deployment) {
+    for role in roles {
+        role.restart_if_ended(deployment);
+    }
+}
+
+/// The server goes as it does in a power loss, and comes back.
+fn crash(server: &TestDatabase) {
+    server.cluster().crash();
+    server.cluster().start();
 }
 
 /// Runs an agent as its service does: again until it has rotated, whatever happens to the server.
@@ -115,10 +171,10 @@ async fn run(agent: Agent) {
 }
 
 /// What a device had before is shown one by one, and a closed lane's candidates only that way.
-fn older_versions_are_shown_on_request(deployment: &Deployment, device: &Device) {
+fn older_versions_are_shown_on_request(deployment: &Deployment, device: &Device, rounds: usize) {
     let history = deployment.ok(&["--output", "json", "device", "history", &device.name]);
     let versions: Vec<serde_json::Value> = serde_json::from_str(&history).unwrap();
-    assert!(versions.len() > ROUNDS, "{history}");
+    assert!(versions.len() > rounds, "{history}");
     assert!(versions[0]["state"].as_str().unwrap().starts_with("confirmed"), "{history}");
     let (oldest, lane) =
         (versions.last().unwrap()["version"].as_str().unwrap(), versions[0]["lane"].as_str().unwrap());
@@ -141,17 +197,17 @@ fn older_versions_are_shown_on_request(deployment: &Deployment, device: &Device)
     let events = deployment.ok(&["events", "export"]);
     let rotated =
         events.lines().filter(|line| line.contains("\"PasswordRotationResult\":\"PasswordRotated\""));
-    assert!(rotated.count() > ROUNDS * DEVICES, "{events}");
+    assert!(rotated.count() > rounds * DEVICES, "{events}");
     assert_eq!(deployment.ok(&["audit", "export", "--since", "2999-01-01T00:00:00Z"]), "");
     let audit = deployment.ok(&["audit", "list"]);
     assert!(audit.contains("lane closed") && audit.contains("old backup"), "{audit}");
 }
 
-async fn nothing_is_lost(deployment: &Deployment, devices: &[Device]) {
+async fn nothing_is_lost(deployment: &Deployment, devices: &[Device], rounds: usize) {
     let engines = Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap();
     let accepted: Vec<RequestId> =
         devices.iter().flat_map(|device| device.accepted.0.lock().unwrap().clone()).collect();
-    assert!(accepted.len() >= DEVICES * ROUNDS * 2);
+    assert!(accepted.len() >= DEVICES * rounds * 2);
     for rid in accepted {
         let mut tries = 0;
         while engines.result_reader().result(rid).await.unwrap().is_none() {
@@ -175,6 +231,12 @@ impl Role {
             .spawn()
             .unwrap();
         Self { name, child }
+    }
+
+    fn restart_if_ended(&mut self, deployment: &Deployment) {
+        if self.child.try_wait().unwrap().is_some() {
+            *self = Self::start(self.name, deployment);
+        }
     }
 
     fn kill_and_restart(&mut self, deployment: &Deployment) {

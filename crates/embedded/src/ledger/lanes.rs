@@ -113,11 +113,14 @@ pub(super) fn replace(
         return open(batch, lane, changing, labels);
     }
     let (revision, generation, event, marks, outstanding, state) = changing;
-    batch.execute(
+    let updated = batch.execute(
         "UPDATE lanes SET revision = ?1, generation = ?2, event = ?3, marks = ?4, outstanding = ?5, state = ?6 \
          WHERE id = ?7",
         (revision, generation, event, marks, outstanding, state, known.id),
     )?;
+    if updated != 1 {
+        return Err(Failure::corrupt(format!("lane {id}"), "its row is gone since it was looked at"));
+    }
     // Naming a column rewrites its index, whether it changes or not.
     if labels != known.labels {
         batch.execute(

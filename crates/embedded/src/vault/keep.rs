@@ -8,8 +8,9 @@ use keyturn_ports::Error;
 use keyturn_ports::vault::{Census, Checked, Resealed, VaultKeeper};
 use rusqlite::Connection;
 
-use super::keys::{KeyId, MasterKeys};
-use super::{SealedVault, seal};
+use keyturn_schemas::vault::{self as seal, KeyId, MasterKeys};
+
+use super::SealedVault;
 use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::rows;
@@ -73,7 +74,7 @@ impl VaultKeeper for SealedVault {
 fn anew(keys: &MasterKeys, batch: &Batch<'_>, stored: &Stored) -> Result<Vec<u8>, Failure> {
     let bound = seal::bound_to(stored.lane, stored.version);
     let password = seal::open(keys, &bound, &stored.sealed)?;
-    seal::seal(keys.first(), batch.entropy, &bound, password.expose())
+    Ok(seal::seal(keys.first(), batch.entropy, &bound, password.expose())?)
 }
 
 fn page(connection: &Connection, after: u64, limit: usize) -> Result<Vec<Stored>, Failure> {

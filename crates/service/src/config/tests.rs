@@ -49,6 +49,31 @@ fn mistakes_are_named_with_line_and_key() {
 }
 
 #[test]
+fn the_state_is_where_the_configuration_says() {
+    let config = |text: &str| load(&format!("[deployment]\nname = \"a\"\n[state]\n{text}"));
+    assert!(config("engine = \"embedded\"").unwrap().postgres.is_none());
+    let remote = "engine = \"postgres\"\n[state.postgres]\nurl = \"postgresql://me@db/keyturn\"\n";
+    assert_eq!(config(remote).unwrap().postgres.unwrap().to_string(), "database keyturn at db");
+    for (text, part) in [
+        ("engine = \"mysql\"", "state.engine: «mysql»"),
+        ("engine = \"postgres\"", "state.postgres.url: state.engine is"),
+        ("[state.postgres]\nurl = \"postgresql://me@db/keyturn\"", "state.engine is \"embedded\""),
+        (&format!("{remote}tls = \"off\""), "only a Unix socket or a loopback address"),
+        (&format!("{remote}tls = \"prefer\""), "state.postgres.tls: «prefer»"),
+        (&format!("{remote}connections = 0"), "state.postgres.connections: must be"),
+        (&format!("{remote}lock = \"30s\""), "lock not longer than statement"),
+        (
+            "engine = \"postgres\"\n[state.postgres]\nurl = \"postgresql://me:pw9@db/keyturn\"",
+            "holds a password",
+        ),
+    ] {
+        let error = config(text).unwrap_err();
+        assert!(error.contains(part) && !error.contains("pw9"), "{text:?} gave {error:?}");
+    }
+    assert!(config(&format!("{remote}tls = \"off\"\ndanger_no_tls = true")).is_ok());
+}
+
+#[test]
 fn values_are_checked_together_and_all_are_told() {
     let text = "[deployment]\nname = \"a\"\n[ingress]\nlisten = \"0.0.0.0:443\"\ntrusted_proxies = [\"10.0.0.1/8\"]\n[ingress.admission]\nkey_rate = 0\n[password]\nlength = 8\nalphabet = \"abcdefghij\"\nclasses = 1\n[trust]\njoin_types = [\"Home\"]\n";
     let error = load(text).unwrap_err();

@@ -9,7 +9,7 @@ use super::{none, rust, tree};
 
 /// Which crates of the workspace each of them may depend on, all without `keyturn-`. An edge that is not here is a
 /// change of the design, and asks for a paragraph in docs/decisions.
-const EDGES: [(&str, &str); 14] = [
+const EDGES: [(&str, &str); 15] = [
     // Values and pure decisions stand on nothing.
     ("domain", ""),
     // The wire contract puts those values into bytes.
@@ -21,8 +21,9 @@ const EDGES: [(&str, &str); 14] = [
     // Adapters implement the traits, and never know each other.
     ("azure", "domain ports schemas"),
     ("embedded", "domain ports schemas"),
+    ("postgres", "domain ports schemas"),
     // The one composition root: adapters by name, and no role.
-    ("service", "azure domain embedded pipeline ports schemas"),
+    ("service", "azure domain embedded pipeline ports postgres schemas"),
     // Roles meet in `schemas` and never import each other. `service` is for their main.rs alone, see below.
     ("ingress", "domain pipeline ports schemas service"),
     ("validator", "domain pipeline ports schemas service"),
@@ -41,7 +42,7 @@ const EDGES: [(&str, &str); 14] = [
 const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
 
 /// What stands behind the traits.
-const ADAPTERS: [&str; 2] = ["azure", "embedded"];
+const ADAPTERS: [&str; 3] = ["azure", "embedded", "postgres"];
 
 /// A program's main.rs is wiring.
 const MAIN_LINES: usize = 40;

@@ -10,9 +10,11 @@ const NOWHERE: [&str; 6] = ["#[allow(", "#![allow(", "#[ignore", "todo!", "unimp
 
 /// Where passwords are read, by the beginnings of paths: where they are sealed, stored, set, and shown. Everywhere
 /// else they are handed on unread.
-const PASSWORD_READERS: [&str; 5] = [
+const PASSWORD_READERS: [&str; 7] = [
     "schemas/src/seal.rs",
+    "schemas/src/vault",
     "crates/embedded/src/vault",
+    "crates/postgres/src/vault",
     "agent/src/accounts",
     "agent/src/platform/linux/password.rs",
     "ops/src/commands/reveal.rs",

@@ -20,7 +20,11 @@ pub(crate) fn files(ending: &str) -> Vec<String> {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
             let name = entry.file_name().into_string().unwrap();
-            if kind.is_dir() && !NOT_OURS.contains(&name.as_str()) {
+            // In a worktree .git is a file, which says where the repository is.
+            if NOT_OURS.contains(&name.as_str()) {
+                continue;
+            }
+            if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() && name.ends_with(ending) {
                 let parts = path.strip_prefix(&root).unwrap().iter().map(|part| part.to_str().unwrap());

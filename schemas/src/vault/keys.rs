@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// A master key: 256 bits from a cryptographically secure source, wiped when dropped. It is never written to the
-/// file; whoever opens the vault brings it.
+/// database; whoever opens the vault brings it.
 pub struct MasterKey {
     id: KeyId,
     bytes: Zeroizing<[u8; 32]>,
@@ -14,7 +14,7 @@ pub struct MasterKey {
 
 /// A key's name in front of what it seals: the first eight bytes of SHA-256 over `keyturn vault master v1` and
 /// the key. Deriving it leaves nothing to mix up between a key and its name, and tells nothing about the key.
-pub(super) type KeyId = [u8; 8];
+pub type KeyId = [u8; 8];
 
 impl MasterKey {
     /// Takes a key over.
@@ -28,7 +28,8 @@ impl MasterKey {
         Self { id, bytes }
     }
 
-    pub(super) fn id(&self) -> &KeyId {
+    /// Its name.
+    pub fn id(&self) -> &KeyId {
         &self.id
     }
 
@@ -63,16 +64,18 @@ impl MasterKeys {
         Ok(Self { first, others: keys.collect() })
     }
 
-    pub(super) fn first(&self) -> &MasterKey {
+    /// The key that seals.
+    pub fn first(&self) -> &MasterKey {
         &self.first
     }
 
     /// The names of all keys, the one that seals first.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &KeyId> {
+    pub fn ids(&self) -> impl Iterator<Item = &KeyId> {
         std::iter::once(&self.first).chain(&self.others).map(MasterKey::id)
     }
 
-    pub(super) fn find(&self, id: KeyId) -> Option<&MasterKey> {
+    /// The key of this name, if it is among them.
+    pub fn find(&self, id: KeyId) -> Option<&MasterKey> {
         std::iter::once(&self.first).chain(&self.others).find(|key| *key.id() == id)
     }
 }

@@ -1,0 +1,201 @@
+//! The audit: rows in a chain of hashes, in a table whose triggers abort every change. The chain is that of
+//! [`keyturn_ports::audit::chain`]. Of all processes one appends at a time.
+
+use async_trait::async_trait;
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::Error;
+use keyturn_ports::audit::chain::{self, Hash, START};
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
+
+use crate::database::{Database, Mode, Param};
+use crate::failure::Failure;
+use crate::pool::Session;
+use crate::rows;
+use crate::schema::locks;
+
+/// How many rows are read at once when the chain is checked.
+const PAGE: i64 = 1000;
+
+macro_rules! audit {
+    ($rest:literal) => {
+        concat!("SELECT seq, at, actor, action, device, reason, detail, hash FROM audit ", $rest)
+    };
+}
+
+const AFTER: &str = audit!("WHERE seq > $1 ORDER BY seq LIMIT $2");
+
+#[async_trait]
+impl AuditSink for Database {
+    async fn append(&self, row: NewRow) -> Result<u64, Error> {
+        self.retrying("appending to the audit", async || append(self, &row).await).await
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
+        self.retrying("reading the audit", async || {
+            let found = self.read(audit!("ORDER BY seq DESC LIMIT $1"), &[&rows::count(limit)]).await?;
+            found.iter().map(|row| stored(row)?.public()).collect()
+        })
+        .await
+    }
+
+    async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error> {
+        self.retrying("reading the audit", async || {
+            let found = self.read(AFTER, &[&rows::place(seq), &rows::count(limit)]).await?;
+            found.iter().map(|row| stored(row)?.public()).collect()
+        })
+        .await
+    }
+
+    async fn verify(&self) -> Result<Verified, Error> {
+        self.retrying("checking the audit", async || verify(self).await).await
+    }
+}
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+
+/// The look comes after the lock, in a statement and so with a view of its own.
+const NEWEST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
+
+const APPEND: &str = "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
+ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+async fn append(database: &Database, row: &NewRow) -> Result<u64, Failure> {
+    let (work, found) = database.begin(Mode::Told, &[(LOCK, &[&locks::AUDIT]), (NEWEST, &[])]).await?;
+    match Link::after(found.get(1).map_or(&[], Vec::as_slice), row) {
+        Err(failure) => Err(work.undo(failure).await),
+        Ok(link) => {
+            work.commit(&[(APPEND, &link.params())]).await?;
+            Ok(link.seq.cast_unsigned())
+        }
+    }
+}
+
+/// Appends a row in a transaction that does what it records. Others who append wait from here until its commit.
+pub(crate) async fn append_within(session: &Session, row: &NewRow) -> Result<(), Failure> {
+    let (lock, newest) = (session.prepare(LOCK).await?, session.prepare(NEWEST).await?);
+    let (client, append) = (session.client(), session.prepare(APPEND).await?);
+    client.query(&lock, &[&locks::AUDIT]).await?;
+    let link = Link::after(&client.query(&newest, &[]).await?, row)?;
+    client.query(&append, &link.params()).await?;
+    Ok(())
+}
+
+/// A row with its place in the chain, as the columns of a statement.
+struct Link {
+    seq: i64,
+    at: i64,
+    actor: String,
+    action: String,
+    device: Option<Vec<u8>>,
+    reason: String,
+    detail: String,
+    hash: Vec<u8>,
+}
+
+impl Link {
+    /// The next link after what [`NEWEST`] found.
+    fn after(found: &[tokio_postgres::Row], row: &NewRow) -> Result<Self, Failure> {
+        // What is hashed has to be what is stored.
+        let row = NewRow {
+            actor: rows::text(&row.actor),
+            reason: rows::text(&row.reason),
+            detail: rows::text(&row.detail),
+            ..row.clone()
+        };
+        let last = found
+            .first()
+            .map(|row| Ok::<_, Failure>((rows::number::<u64>(row, 0)?, hash(row, 1)?)))
+            .transpose()?;
+        let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
+        let action = word(row.action)?;
+        let hash = chain::link(&previous, seq, &row, &action).to_vec();
+        let NewRow { at, actor, action: _, device, reason, detail } = row;
+        let device = device.map(|device| device.as_bytes().to_vec());
+        Ok(Self {
+            seq: rows::place(seq),
+            at: rows::to_column(at),
+            actor,
+            action,
+            device,
+            reason,
+            detail,
+            hash,
+        })
+    }
+
+    fn params(&self) -> [Param<'_>; 8] {
+        [&self.seq, &self.at, &self.actor, &self.action, &self.device, &self.reason, &self.detail, &self.hash]
+    }
+}
+
+/// Walks the chain from its start, a page at a time. A row that cannot be read breaks it like one that was altered.
+async fn verify(database: &Database) -> Result<Verified, Failure> {
+    let (mut previous, mut seq) = (START, 0);
+    loop {
+        // By what is in the column and not by what should be: a row with a number out of place is met too.
+        let page =
+            database.read(audit!("ORDER BY seq LIMIT $1 OFFSET $2"), &[&PAGE, &rows::place(seq)]).await?;
+        if page.is_empty() {
+            return Ok(Verified::Intact { rows: seq });
+        }
+        for row in &page {
+            seq += 1;
+            match stored(row).and_then(|stored| stored.follows(&previous, seq)) {
+                Ok(Some(hash)) => previous = hash,
+                Ok(None) | Err(_) => return Ok(Verified::Broken { seq }),
+            }
+        }
+    }
+}
+
+/// A row as the table has it.
+struct Stored {
+    row: Row,
+    action: String,
+    hash: Hash,
+}
+
+fn stored(row: &tokio_postgres::Row) -> Result<Stored, Failure> {
+    let device: Option<&[u8]> = rows::column(row, 4)?;
+    let device: Option<DeviceId> = device.is_some().then(|| rows::device(row, 4)).transpose()?;
+    let new = NewRow {
+        at: rows::time(row, 1)?,
+        actor: rows::column(row, 2)?,
+        action: Action::SecretGet,
+        device,
+        reason: rows::column(row, 5)?,
+        detail: rows::column(row, 6)?,
+    };
+    let hash = hash(row, 7)?;
+    let row_of = Row { seq: rows::number(row, 0)?, row: new, hash: chain::hexadecimal(&hash) };
+    Ok(Stored { row: row_of, action: rows::column(row, 3)?, hash })
+}
+
+fn hash(row: &tokio_postgres::Row, at: usize) -> Result<Hash, Failure> {
+    rows::identifier(row, at, |bytes| bytes.try_into().ok())
+}
+
+impl Stored {
+    /// Its hash, if that is the one a row at this place after `previous` must have.
+    fn follows(self, previous: &Hash, seq: u64) -> Result<Option<Hash>, Failure> {
+        let (hash, action) = (self.hash, self.action.clone());
+        let row = self.public()?;
+        let holds = row.seq == seq && chain::link(previous, seq, &row.row, &action) == hash;
+        Ok(holds.then_some(hash))
+    }
+
+    fn public(self) -> Result<Row, Failure> {
+        let Self { mut row, action, .. } = self;
+        row.row.action = serde_json::from_value(action.into())
+            .map_err(|error: serde_json::Error| Failure::corrupt(format!("audit row {}", row.seq), error))?;
+        Ok(row)
+    }
+}
+
+/// An action as the table has it: the word the port's type is serialised as.
+fn word(action: Action) -> Result<String, Failure> {
+    match serde_json::to_value(action) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        other => Err(Failure::corrupt("an audit action", format!("{other:?} is no word"))),
+    }
+}

@@ -1,0 +1,144 @@
+//! Opening the database: what is refused, and what mends it.
+
+use std::sync::Arc;
+
+use keyturn_domain::clock::Clock;
+use keyturn_ports::Kind;
+use tracing::warn;
+
+use crate::epoch;
+use crate::failure::Failure;
+use crate::pool::{Connections, Dialer, Session};
+use crate::schema::{self, Found, KNOWN};
+use crate::settings::Settings;
+use crate::tls::{Maker, TlsError};
+
+/// The oldest server that is supported.
+const OLDEST_SERVER: i32 = 150_000;
+
+/// Why a database is not opened. Each text names the database and what to do; none names a password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nobody answers, or not in time.
+    #[error(
+        "{place} cannot be reached: {detail}; see that the server runs and that this machine may connect to it"
+    )]
+    Unreachable {
+        /// The database.
+        place: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The server does not let us in, or does not let us do what we have to.
+    #[error("{place} refuses this user: {detail}; see docs/POSTGRESQL.md for the rights a process needs")]
+    Denied {
+        /// The database.
+        place: String,
+        /// What the server says.
+        detail: String,
+    },
+    /// The server is too old.
+    #[error("{place} is served by PostgreSQL {found}; 15 is the oldest that Keyturn works with")]
+    OldServer {
+        /// The database.
+        place: String,
+        /// The server's version.
+        found: String,
+    },
+    /// The database does not hold every character.
+    #[error("{place} has the encoding {found}; make a database with the encoding UTF8")]
+    Encoding {
+        /// The database.
+        place: String,
+        /// Its encoding.
+        found: String,
+    },
+    /// A later release that does not allow this one to go on changed the tables.
+    #[error(
+        "{place} has schema {found}, and this release knows up to {KNOWN}: run the release that wrote it, or restore \
+         the backup made before it"
+    )]
+    Newer {
+        /// The database.
+        place: String,
+        /// Its schema.
+        found: i64,
+    },
+    /// Anything else.
+    #[error("{place} cannot be opened: {detail}")]
+    Other {
+        /// The database.
+        place: String,
+        /// What happened.
+        detail: String,
+    },
+}
+
+/// Checks the server and the tables, on a connection and a thread of their own: callers are not always async, and
+/// those that are must not wait for themselves.
+pub(crate) fn open(
+    settings: &Settings,
+    clock: Option<Arc<dyn Clock>>,
+) -> Result<(Dialer, Connections), OpenError> {
+    let place = settings.to_string();
+    let other = |detail: String| OpenError::Other { place: place.clone(), detail };
+    let dialer = Dialer::new(settings.clone(), Maker::new(settings)?, clock);
+    let connections = Connections::new(dialer.clone()).map_err(|error| other(error.to_string()))?;
+    let checking = dialer.clone();
+    let checked = std::thread::Builder::new().name("keyturn-open".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime
+            .map_err(|error| Failure::new(Kind::Unavailable, error.to_string()))?
+            .block_on(check(&checking))
+    });
+    let checked = checked.map_err(|error| other(error.to_string()))?.join();
+    match checked {
+        Ok(Ok(Checked::Usable)) => Ok((dialer, connections)),
+        Ok(Ok(Checked::OldServer(found))) => Err(OpenError::OldServer { place, found }),
+        Ok(Ok(Checked::Encoding(found))) => Err(OpenError::Encoding { place, found }),
+        Ok(Ok(Checked::Newer(found))) => Err(OpenError::Newer { place, found }),
+        Ok(Err(failure)) => Err(match failure.kind() {
+            Kind::Unavailable => OpenError::Unreachable { place, detail: failure.to_string() },
+            Kind::Denied => OpenError::Denied { place, detail: failure.to_string() },
+            _ => OpenError::Other { place, detail: failure.to_string() },
+        }),
+        Err(_) => Err(other("checking it panicked; this is a defect".to_owned())),
+    }
+}
+
+enum Checked {
+    Usable,
+    OldServer(String),
+    Encoding(String),
+    Newer(i64),
+}
+
+async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
+    let limit = dialer.settings().limits.connect;
+    let late = |_| Failure::new(Kind::Unavailable, format!("no connection within {} ms", limit.as_millis()));
+    let (client, wire) = tokio::time::timeout(limit, dialer.dial()).await.map_err(late)??;
+    tokio::spawn(wire.drive(|_| ()));
+    let session = Session::settled_in(client, &dialer.settings().limits).await?;
+    let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_version'), \
+               current_setting('server_encoding'), current_setting('fsync')";
+    let row = session.client().query_one(sql, &[]).await?;
+    if row.try_get::<_, i32>(0)? < OLDEST_SERVER {
+        return Ok(Checked::OldServer(row.try_get(1)?));
+    }
+    if row.try_get::<_, &str>(2)? != "UTF8" {
+        return Ok(Checked::Encoding(row.try_get(2)?));
+    }
+    if row.try_get::<_, &str>(3)? == "off" {
+        warn!(place = %dialer.settings(), "the server runs with fsync = off: a power loss can take what was promised");
+    }
+    Ok(match schema::migrate(session.client()).await? {
+        Found::Usable => {
+            epoch::settle(&session, dialer.now_given()).await?;
+            Checked::Usable
+        }
+        Found::Newer(found) => Checked::Newer(found),
+    })
+}

@@ -1,0 +1,9 @@
+//! A version of a password as a vault with master keys of its own keeps it, whichever database that vault is in.
+//!
+//! The bytes are the same everywhere, so that versions can be moved from one database to another without the keys.
+
+mod keys;
+mod seal;
+
+pub use self::keys::{KeyId, MasterKey, MasterKeys, NoMasterKey};
+pub use self::seal::{Bound, SealError, bound_to, open, seal};
