@@ -9,9 +9,9 @@ use keyturn_domain::lane::Lane;
 use keyturn_domain::password::Password;
 use keyturn_domain::policies::Policies;
 use keyturn_pipeline::handler::Failure;
-use keyturn_ports::{Error, Kind};
 use keyturn_ports::ledger::{Issued, LedgerReader};
 use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault};
+use keyturn_ports::{Error, Kind};
 use keyturn_schemas::claims::EphemeralKey;
 use keyturn_schemas::seal::{self, Binding, Sealed};
 
@@ -71,10 +71,8 @@ impl Versions<'_> {
     /// Versions made earlier for those messages that ask for a new one.
     async fn find(&self, needs: &[Need]) -> Vec<Result<Option<Entry>, Failure>> {
         let sought = |need: &Need| Sought { device: need.lane.key.device, request: need.rid };
-        let fresh: Vec<Sought> =
-            needs.iter().filter(|need| need.outstanding.is_none()).map(sought).collect();
-        let mut found =
-            if fresh.is_empty() { Vec::new() } else { self.vault.find(fresh).await }.into_iter();
+        let fresh: Vec<Sought> = needs.iter().filter(|need| need.outstanding.is_none()).map(sought).collect();
+        let mut found = if fresh.is_empty() { Vec::new() } else { self.vault.find(fresh).await }.into_iter();
         let mut next = |need: &Need| match need.outstanding {
             Some(_) => Ok(None),
             None => found.next().unwrap_or_else(|| Err(miscounted())).map_err(|error| Failure::from(&error)),

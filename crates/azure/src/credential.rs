@@ -8,8 +8,8 @@ use std::sync::Arc;
 use azure_core::credentials::{Secret, TokenCredential};
 use azure_identity::{
     AzureCliCredential, AzureCliCredentialOptions, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
-    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 use zeroize::Zeroizing;
 
@@ -75,15 +75,18 @@ impl Credential {
                 WorkloadIdentityCredential::new(Some(options)).map_err(told)?
             }
             Self::AzureCli { tenant_id } => {
-                let options =
-                    AzureCliCredentialOptions { tenant_id: tenant_id.clone(), ..AzureCliCredentialOptions::default() };
+                let options = AzureCliCredentialOptions {
+                    tenant_id: tenant_id.clone(),
+                    ..AzureCliCredentialOptions::default()
+                };
                 AzureCliCredential::new(Some(options)).map_err(told)?
             }
             Self::ClientSecret { tenant_id, client_id, secret_file } => {
                 let options =
                     ClientSecretCredentialOptions { client_options: reach.options_of_credential(false)? };
                 let secret = read_secret(secret_file)?;
-                ClientSecretCredential::new(tenant_id, client_id.clone(), secret, Some(options)).map_err(told)?
+                ClientSecretCredential::new(tenant_id, client_id.clone(), secret, Some(options))
+                    .map_err(told)?
             }
         })
     }
@@ -92,7 +95,8 @@ impl Credential {
 /// The secret in a file: one line, of a file that the world and its group cannot read.
 fn read_secret(path: &Path) -> Result<Secret, SetupError> {
     let wrong = |problem: String| SetupError::File { path: path.display().to_string(), problem };
-    let about = fs::metadata(path).map_err(|error| wrong(format!("the client secret cannot be read: {error}")))?;
+    let about =
+        fs::metadata(path).map_err(|error| wrong(format!("the client secret cannot be read: {error}")))?;
     let mode = about.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(wrong(format!(
@@ -128,7 +132,10 @@ mod tests {
             secret_file,
         };
         let reach = Reach { timeout: Duration::from_secs(1), ca: None, proxy: None };
-        credential.open(&reach).map(|opened| format!("{opened:?}")).map_err(|error| format!("{error} {error:?}"))
+        credential
+            .open(&reach)
+            .map(|opened| format!("{opened:?}"))
+            .map_err(|error| format!("{error} {error:?}"))
     }
 
     #[test]

@@ -98,7 +98,9 @@ impl Failure {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Refused(Refused { status: 401 | 403, .. }) | Self::NoToken(Some(400 | 401 | 403)) => Kind::Denied,
+            Self::Refused(Refused { status: 401 | 403, .. }) | Self::NoToken(Some(400 | 401 | 403)) => {
+                Kind::Denied
+            }
             _ => Kind::Unavailable,
         }
     }
@@ -113,7 +115,9 @@ impl std::fmt::Display for Failure {
             Self::NoToken(Some(status)) => {
                 write!(f, "no token was given for azure.credential: status {status}")
             }
-            Self::NoToken(None) => f.write_str("no token was given for azure.credential: whoever gives them cannot be reached"),
+            Self::NoToken(None) => {
+                f.write_str("no token was given for azure.credential: whoever gives them cannot be reached")
+            }
         }
     }
 }
@@ -154,7 +158,8 @@ fn innermost(body: &[u8]) -> Option<String> {
 }
 
 fn is_plain(code: &str) -> bool {
-    (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    (1..=64).contains(&code.len())
+        && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 #[cfg(test)]
@@ -163,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_innermost_code_counts() {
-        let body = br#"{"error":{"code":"Forbidden","message":"s3cret","innererror":{"code":"ForbiddenByRbac"}}}"#;
+        let body =
+            br#"{"error":{"code":"Forbidden","message":"s3cret","innererror":{"code":"ForbiddenByRbac"}}}"#;
         assert_eq!(innermost(body).as_deref(), Some("ForbiddenByRbac"));
         assert_eq!(innermost(br#"{"error":{"code":"Throttled"}}"#).as_deref(), Some("Throttled"));
         assert_eq!(innermost(b"<html>"), None);

@@ -88,7 +88,8 @@ impl KeyVault {
             return Err(wrong("at least one vault is needed".to_owned()));
         }
         let shard = |url: &HttpsUrl| shard(url, settings, reach, credential, entropy);
-        let shards = settings.urls.iter().chain(&settings.read_urls).map(shard).collect::<Result<Vec<_>, _>>()?;
+        let shards =
+            settings.urls.iter().chain(&settings.read_urls).map(shard).collect::<Result<Vec<_>, _>>()?;
         let (written, parallel) = (settings.urls.len(), settings.parallel.max(1));
         Ok(Self(Arc::new(Inner { shards, written, parallel, pace })))
     }
@@ -126,7 +127,7 @@ impl Inner {
     /// Where new versions of a device go.
     fn home(&self, device: DeviceId) -> Result<&Shard, Error> {
         let written = self.shards.iter().take(self.written);
-        shards::chosen(written, |shard| shard.url.host(), device)
+        shards::chosen(written, |shard| shard.url.authority(), device)
             .ok_or_else(|| Error::new(Kind::Denied, STORING, "no vault is configured"))
     }
 
@@ -153,7 +154,7 @@ impl Inner {
             if let Some(found) = first(&listed, |other| other.is(&stored)) {
                 return Ok(shard.entry(found));
             }
-            self.pace.turn(shard.url.host()).await?;
+            self.pace.turn(shard.url.authority()).await?;
             made += 1;
             match shard.write(&name, &value, &stored, made).await? {
                 Written::Stored(listed) => return Ok(shard.entry(&listed)),
@@ -183,7 +184,10 @@ impl VaultReader for KeyVault {
             return Ok(None);
         };
         let Some(shard) = self.0.shards.iter().find(|shard| shard.url == place.vault) else {
-            let mend = format!("version {version} is in {}, which is not in vault.urls or vault.read_urls", place.vault);
+            let mend = format!(
+                "version {version} is in {}, which is not in vault.urls or vault.read_urls",
+                place.vault
+            );
             return Err(Error::new(Kind::Denied, READING, mend));
         };
         match shard.value(&place).await? {

@@ -63,12 +63,17 @@ mod tests {
 
     #[test]
     fn pauses_double_within_their_bounds_and_end() {
-        let attempts =
-            Attempts { most: 4, first_delay: Duration::from_millis(100), max_delay: Duration::from_millis(300) };
+        let attempts = Attempts {
+            most: 4,
+            first_delay: Duration::from_millis(100),
+            max_delay: Duration::from_millis(300),
+        };
         for (made, longest) in [(1, 100), (2, 200), (3, 300)] {
             for _ in 0..50 {
                 let pause = attempts.pause(made, &refused(503, None), &SystemEntropy).unwrap();
-                assert!(pause <= Duration::from_millis(longest) && pause >= Duration::from_millis(longest / 2));
+                assert!(
+                    pause <= Duration::from_millis(longest) && pause >= Duration::from_millis(longest / 2)
+                );
             }
         }
         assert_eq!(attempts.pause(4, &refused(503, None), &SystemEntropy), None);

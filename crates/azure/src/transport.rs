@@ -44,7 +44,9 @@ impl FromStr for HttpsUrl {
         let url = Url::parse(text).map_err(|_| wrong())?;
         let bare = url.username().is_empty() && url.password().is_none();
         let ends = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        (url.scheme() == "https" && url.host_str().is_some() && bare && ends).then_some(Self(url)).ok_or_else(wrong)
+        (url.scheme() == "https" && url.host_str().is_some() && bare && ends)
+            .then_some(Self(url))
+            .ok_or_else(wrong)
     }
 }
 
@@ -58,6 +60,11 @@ impl HttpsUrl {
     /// The host.
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
+    }
+
+    /// The host, with its port if that is not 443.
+    pub(crate) fn authority(&self) -> &str {
+        self.0.authority()
     }
 
     /// Whether `url` is of this origin.
@@ -144,7 +151,13 @@ mod tests {
         assert_eq!(origin("https://One.vault.azure.net/").unwrap(), "https://one.vault.azure.net");
         assert_eq!(origin("https://one.vault.azure.net:443").unwrap(), "https://one.vault.azure.net");
         for wrong in [
-            "http://one.vault.azure.net", "https://one/x", "https://u:p@one", "https://one?x=1", "https://one#x", "one", "",
+            "http://one.vault.azure.net",
+            "https://one/x",
+            "https://u:p@one",
+            "https://one?x=1",
+            "https://one#x",
+            "one",
+            "",
         ] {
             assert!(origin(wrong).is_err(), "{wrong}");
         }

@@ -1,6 +1,7 @@
 //! The configuration: one file for all roles, read once, checked as a whole.
 
 mod alarms;
+mod azure;
 mod policies;
 mod sections;
 
@@ -19,9 +20,10 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
+pub use self::azure::{AzureAccess, VaultEngine};
 pub use self::sections::{
-    Admission, Alarms, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry,
-    Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Azure, AzureCredential, Backup, Data, DeploymentSection, Health, Ingress, Logs,
+    Password, PolicyEntry, Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -45,6 +47,10 @@ pub struct Config {
     pub alarms: AlarmPolicy,
     /// How alarms are taken.
     pub alarm_workers: WorkerSettings,
+    /// Where versions are kept.
+    pub vault: VaultEngine,
+    /// How services of Azure are reached, if one is used.
+    pub azure: Option<AzureAccess>,
 }
 
 /// A configuration that cannot be used.
@@ -113,6 +119,7 @@ impl Sections {
             .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(self.data.epoch_file.as_mut())
+            .chain(self.azure.paths())
     }
 
     /// Types every value and checks them together.
@@ -124,24 +131,31 @@ impl Sections {
         let policies = self.policies().map_err(|wrong| problems.extend(wrong)).ok();
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
+        let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
+        let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        match (deployment, join_types, policies, admission, alarms) {
-            (Some(deployment), Some(join_types), Some(policies), Some(admission), Some(alarms))
-                if problems.is_empty() =>
-            {
-                Ok(Config {
-                    alarms,
-                    alarm_workers: self.alarm_worker_settings(),
-                    deployment,
-                    join_types,
-                    policies,
-                    admission,
-                    freshness: self.freshness(),
-                    workers: self.worker_settings(),
-                    sections: self,
-                })
-            }
+        match (deployment, join_types, policies, admission, alarms, vault.zip(azure)) {
+            (
+                Some(deployment),
+                Some(join_types),
+                Some(policies),
+                Some(admission),
+                Some(alarms),
+                Some((vault, azure)),
+            ) if problems.is_empty() => Ok(Config {
+                alarms,
+                vault,
+                azure,
+                alarm_workers: self.alarm_worker_settings(),
+                deployment,
+                join_types,
+                policies,
+                admission,
+                freshness: self.freshness(),
+                workers: self.worker_settings(),
+                sections: self,
+            }),
             _ => Err(problems),
         }
     }

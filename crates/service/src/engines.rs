@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use keyturn_azure::SetupError;
+use keyturn_azure::key_vault::KeyVault;
+use keyturn_azure::pace::Bucket;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
@@ -10,7 +13,6 @@ use keyturn_domain::live::Live;
 use keyturn_embedded::{
     BackupError, Checked, Database, MasterKeys, OpenError, OpenOptions, Pace, Progress, SealedVault,
 };
-use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::DeadLetters;
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
@@ -22,14 +24,26 @@ use keyturn_ports::rotations::Rotations;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
-use crate::config::{Backup, Config};
+use crate::config::{Backup, Config, VaultEngine};
 use crate::recovery::{LoggedVault, RecoveryLog};
+
+/// Why engines cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// A service of Azure.
+    #[error(transparent)]
+    Azure(#[from] SetupError),
+}
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
 /// the role may use and no more.
 #[derive(Clone)]
 pub struct Engines {
     database: Database,
+    key_vault: Option<KeyVault>,
     recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -37,7 +51,7 @@ pub struct Engines {
 
 impl Engines {
     /// Opens the engines that the configuration names.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
+    pub fn open(config: &Config) -> Result<Self, Error> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let data = &config.sections.data;
@@ -48,7 +62,8 @@ impl Engines {
         let vault = &config.sections.vault;
         let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
         let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
-        Ok(Self { database: Database::open(options)?, recovery, clock, entropy })
+        let key_vault = key_vault(config, &entropy)?;
+        Ok(Self { database: Database::open(options)?, key_vault, recovery, clock, entropy })
     }
 
     /// Time.
@@ -143,22 +158,42 @@ impl Engines {
     }
 
     /// Takes the store for restored from now on; see docs/runbooks/restore.md.
-    pub async fn declare_restored(&self, actor: &str, reason: &str, detail: &str) -> Result<(), Error> {
+    pub async fn declare_restored(
+        &self,
+        actor: &str,
+        reason: &str,
+        detail: &str,
+    ) -> Result<(), keyturn_ports::Error> {
         self.database.declare_restored(actor, reason, detail).await
     }
 
-    /// The vault, for whoever holds its keys, with its recovery log if there is one.
-    pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        let vault = self.vault_without_log(keys);
-        match self.recovery.clone() {
+    /// The vault, with its recovery log if there is one. `keys` are asked for if it is the embedded one: they are what
+    /// lets a process read it. Key Vault lets in whom its roles let in.
+    pub fn vault<K: Into<Live<MasterKeys>>, E>(
+        &self,
+        keys: impl FnOnce() -> Result<K, E>,
+    ) -> Result<Arc<dyn Vault>, E> {
+        let vault = self.vault_without_log(keys)?;
+        Ok(match self.recovery.clone() {
             Some(log) => Arc::new(LoggedVault { vault, log, clock: self.clock() }),
             None => vault,
-        }
+        })
     }
 
     /// The vault for those who put back what the recovery log has.
-    pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        Arc::new(SealedVault::new(self.database.clone(), keys))
+    pub fn vault_without_log<K: Into<Live<MasterKeys>>, E>(
+        &self,
+        keys: impl FnOnce() -> Result<K, E>,
+    ) -> Result<Arc<dyn Vault>, E> {
+        Ok(match &self.key_vault {
+            Some(vault) => Arc::new(vault.clone()),
+            None => Arc::new(SealedVault::new(self.database.clone(), keys()?)),
+        })
+    }
+
+    /// Whether the vault's master keys are ours to look after.
+    pub fn seals_its_vault(&self) -> bool {
+        self.key_vault.is_none()
     }
 
     /// The recovery log, if there is one.
@@ -166,8 +201,17 @@ impl Engines {
         self.recovery.as_ref()
     }
 
-    /// The vault's own keeper, for whoever holds its keys.
+    /// The embedded vault's own keeper, for whoever holds its keys.
     pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
         Arc::new(SealedVault::new(self.database.clone(), keys))
     }
+}
+
+fn key_vault(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<KeyVault>, SetupError> {
+    let (VaultEngine::KeyVault(settings, rate), Some(azure)) = (&config.vault, &config.azure) else {
+        return Ok(None);
+    };
+    let credential = azure.credential.open(&azure.reach)?;
+    let pace = Arc::new(Bucket::new(*rate));
+    KeyVault::open(settings, &azure.reach, &credential, pace, entropy).map(Some)
 }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use keyturn_embedded::OpenError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
-use crate::engines::Engines;
+use crate::engines::{self, Engines};
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
@@ -40,9 +39,9 @@ pub enum StartError {
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The database.
+    /// An engine.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] engines::Error),
     /// The server certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -103,7 +103,7 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
 
 /// Every version ever made for a device, newest first, and what the ledger says of it.
 pub(super) async fn history(deployment: &Deployment, named: &Named) -> Result<()> {
-    let vault = deployment.engines.vault(deployment.keys.vault()?);
+    let vault = deployment.engines.vault(|| deployment.keys.vault())?;
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
     let word = |version: VersionId| {
         let candidate =

@@ -35,7 +35,7 @@ impl Plant {
     /// Starts all roles.
     pub(super) async fn start(host: Host) -> Result<Self> {
         let roles = Roles::new(host.clone());
-        let vault = host.engines.vault(host.keys.vault()?);
+        let vault = host.engines.vault(|| host.keys.vault())?;
         let cut = Arc::new(CutOff::new(Arc::clone(&vault)));
         let rotator = work(&host, QueueName::Findings, roles.rotator_on(Arc::clone(&cut) as Arc<dyn Vault>)?);
         let workers = vec![

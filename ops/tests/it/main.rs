@@ -7,6 +7,7 @@ mod canary;
 mod cli;
 mod deployment;
 mod hostile;
+mod key_vault;
 mod keys;
 mod processes;
 mod recovery;

@@ -104,7 +104,7 @@ async fn roles_killed_at_any_moment_lose_nothing() {
 }
 
 /// Runs an agent as its service does: again until it has rotated, whatever happens to the server.
-async fn run(agent: Agent) {
+pub(crate) async fn run(agent: Agent) {
     for _ in 0..40 {
         if agent.once().await.is_ok_and(|outcome| outcome.is_success()) {
             return;

@@ -81,7 +81,8 @@ impl Shard {
 
     fn listed(&self, name: &str, one: &SecretProperties) -> Option<Listed> {
         let stored = one.tags.as_ref().and_then(Stored::parse);
-        let found = stored.and_then(|stored| self.told_of(name, one.resource_id().ok(), one.attributes.as_ref(), stored));
+        let found = stored
+            .and_then(|stored| self.told_of(name, one.resource_id().ok(), one.attributes.as_ref(), stored));
         if found.is_none() {
             debug!(secret = name, "a version that Keyturn did not write is passed over");
         }
@@ -154,7 +155,9 @@ impl Shard {
         let content: RequestContent<SetSecretParameters> = parameters.try_into()?;
         let secret = self.client.set_secret(name, content, None).await?.into_model()?;
         let returned = secret.tags.as_ref().and_then(Stored::parse).filter(|returned| returned.is(stored));
-        Ok(returned.and_then(|stored| self.told_of(name, secret.resource_id().ok(), secret.attributes.as_ref(), stored)))
+        Ok(returned.and_then(|stored| {
+            self.told_of(name, secret.resource_id().ok(), secret.attributes.as_ref(), stored)
+        }))
     }
 
     /// Makes a call that changes nothing, until it goes well or there is no hope.
@@ -187,7 +190,9 @@ impl Shard {
                 Kind::Unavailable,
                 "the device's secret is deleted but recoverable; recover it with `az keyvault secret recover`",
             ),
-            (403, "ForbiddenByRbac" | "ForbiddenByPolicy" | "AccessDenied" | "Forbidden") if action != STORING => {
+            (403, "ForbiddenByRbac" | "ForbiddenByPolicy" | "AccessDenied" | "Forbidden")
+                if action != STORING =>
+            {
                 (Kind::Denied, "this identity may not read; see docs/AZURE.md for the roles that it needs")
             }
             (403, "ForbiddenByRbac" | "ForbiddenByPolicy" | "AccessDenied") => {
@@ -196,11 +201,17 @@ impl Shard {
             (403, "ForbiddenByFirewall" | "ForbiddenByConnection") => {
                 (Kind::Denied, "the vault's firewall does not let this machine in")
             }
-            (403, "SecretDisabled") => (Kind::Denied, "the version is disabled; nothing of Keyturn does that"),
-            (403, _) if action == STORING => {
-                (Kind::Unavailable, "the vault takes no writes now, as it does while it fails over to another region")
+            (403, "SecretDisabled") => {
+                (Kind::Denied, "the version is disabled; nothing of Keyturn does that")
             }
-            (429, _) => (Kind::Unavailable, "the vault is throttled; lower vault.creations_per_second or add a vault"),
+            (403, _) if action == STORING => (
+                Kind::Unavailable,
+                "the vault takes no writes now, as while it fails over to another region; if that lasts, this identity may \
+                 not write",
+            ),
+            (429, _) => {
+                (Kind::Unavailable, "the vault is throttled; lower vault.creations_per_second or add a vault")
+            }
             _ => (failure.during(action).kind(), ""),
         };
         let mend = if mend.is_empty() { String::new() } else { format!(": {mend}") };

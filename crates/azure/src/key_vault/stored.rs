@@ -105,7 +105,8 @@ pub(super) fn value(version: &NewVersion) -> Result<Zeroizing<String>, Error> {
     let NewVersion { version, lane, password, .. } = version;
     let written = Written { version: *version, lane: *lane, password: password.expose() };
     let text = serde_json::to_string(&written).map(Zeroizing::new);
-    let text = text.map_err(|_| Error::new(Kind::Corrupt, STORING, "the version cannot be written as JSON"))?;
+    let text =
+        text.map_err(|_| Error::new(Kind::Corrupt, STORING, "the version cannot be written as JSON"))?;
     if text.len() > VALUE_BYTES {
         let problem = format!("the value has {} bytes, and Key Vault takes {VALUE_BYTES}", text.len());
         return Err(Error::new(Kind::Corrupt, STORING, problem));
@@ -116,8 +117,9 @@ pub(super) fn value(version: &NewVersion) -> Result<Zeroizing<String>, Error> {
 /// The password in a value, if it is this version's. Denied if it was made for another lane.
 pub(super) fn open(value: &str, lane: LaneId, version: VersionId) -> Result<Option<Password>, Error> {
     // What serde complains about would quote the value.
-    let read: Read = serde_json::from_str(value)
-        .map_err(|_| Error::new(Kind::Corrupt, READING, format!("the value of version {version} is not one of Keyturn")))?;
+    let read: Read = serde_json::from_str(value).map_err(|_| {
+        Error::new(Kind::Corrupt, READING, format!("the value of version {version} is not one of Keyturn"))
+    })?;
     let Read { version: of, lane: made_for, password: mut text } = read;
     if of != version {
         text.zeroize();
@@ -125,7 +127,11 @@ pub(super) fn open(value: &str, lane: LaneId, version: VersionId) -> Result<Opti
     }
     if made_for != lane {
         text.zeroize();
-        return Err(Error::new(Kind::Denied, READING, format!("version {version} was made for another lane")));
+        return Err(Error::new(
+            Kind::Denied,
+            READING,
+            format!("version {version} was made for another lane"),
+        ));
     }
     Ok(Some(Password::new(text)))
 }

@@ -52,9 +52,12 @@ pub struct Sections {
     /// What passwords are made of.
     #[config(nested)]
     pub password: Password,
-    /// What the vault does beside keeping versions.
+    /// Where versions are kept.
     #[config(nested)]
     pub vault: Vault,
+    /// How services of Azure are reached, where one is used. docs/AZURE.md says what they need.
+    #[config(nested)]
+    pub azure: Azure,
     /// How workers take their work.
     #[config(nested)]
     pub workers: Workers,
@@ -337,10 +340,37 @@ pub struct PolicyEntry {
     pub update_frequency: Option<Span>,
 }
 
-/// What the vault does beside keeping versions.
+/// Where versions are kept.
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Vault {
+    /// "embedded", in the database, sealed; or "key-vault", in Azure Key Vault. Choose before the first rotation:
+    /// versions are not moved from one to the other.
+    #[config(default = "embedded")]
+    pub engine: String,
+    /// Key Vaults that new versions go to, like ["https://example.vault.azure.net"]. Devices are spread over them; an
+    /// address that is taken out of this list belongs into read_urls.
+    #[config(default = [])]
+    pub urls: Vec<String>,
+    /// Key Vaults that hold older versions.
+    #[config(default = [])]
+    pub read_urls: Vec<String>,
+    /// Versions that this process creates in one Key Vault per second in the long run. The service takes 30 of all
+    /// rotators together, so give each its share.
+    #[config(default = 25)]
+    pub creations_per_second: u32,
+    /// Versions created at once after a pause.
+    #[config(default = 50)]
+    pub creations_burst: u32,
+    /// How long a version waits for its turn to be created. After that its message waits.
+    #[config(default = "10s")]
+    pub turn_patience: Span,
+    /// Calls to Key Vault made at once for one batch of messages.
+    #[config(default = 16)]
+    pub parallel: usize,
+    /// Let a host that is not Key Vault's say what this process asks tokens for.
+    #[config(default = false)]
+    pub danger_unverified_challenge: bool,
     /// Every version is written to this file as well, sealed to recovery_key. Put it on another disk, in a folder
     /// of that disk, and write it to the backups without end: nothing is ever removed from it.
     pub recovery_log: Option<PathBuf>,
@@ -349,6 +379,48 @@ pub struct Vault {
     /// Whether a version that cannot be written to the log is not given out.
     #[config(default = true)]
     pub recovery_required: bool,
+}
+
+/// How services of Azure are reached.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Azure {
+    /// Who this process is to Azure.
+    #[config(nested)]
+    pub credential: AzureCredential,
+    /// How long one call may take.
+    #[config(default = "10s")]
+    pub timeout: Span,
+    /// How often a call is made before its message waits.
+    #[config(default = 3)]
+    pub attempts: u32,
+    /// The pause before a second call; it doubles, and half of it is random. Retry-After goes before it.
+    #[config(default = "200ms")]
+    pub first_delay: Span,
+    /// The longest pause. A Retry-After that is longer lets the message wait instead.
+    #[config(default = "5s")]
+    pub max_delay: Span,
+    /// The proxy on the way. Those of the environment are never used, and managed identities are asked directly.
+    pub proxy: Option<String>,
+    /// PEM file of the certificates that services' must chain to, instead of those that the system trusts.
+    pub ca: Option<PathBuf>,
+}
+
+/// Who a process is to Azure. There is never a secret in this file.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct AzureCredential {
+    /// "managed-identity", "workload-identity", "azure-cli" or "client-secret".
+    #[config(default = "managed-identity")]
+    pub kind: String,
+    /// The tenant, a GUID: for client-secret; for the others where it is not the default one.
+    pub tenant_id: Option<String>,
+    /// The client id, a GUID: of the app registration, or of a user-assigned managed identity.
+    pub client_id: Option<String>,
+    /// The file of a client secret: one line, and readable by this process alone.
+    pub secret_file: Option<PathBuf>,
+    /// The file of the token that a workload identity is known by, if not in AZURE_FEDERATED_TOKEN_FILE.
+    pub token_file: Option<PathBuf>,
 }
 
 /// How workers take their work.

@@ -22,7 +22,7 @@ const EDGES: [(&str, &str); 14] = [
     ("azure", "domain ports schemas"),
     ("embedded", "domain ports schemas"),
     // The one composition root: adapters by name, and no role.
-    ("service", "domain embedded pipeline ports schemas"),
+    ("service", "azure domain embedded pipeline ports schemas"),
     // Roles meet in `schemas` and never import each other. `service` is for their main.rs alone, see below.
     ("ingress", "domain pipeline ports schemas service"),
     ("validator", "domain pipeline ports schemas service"),
