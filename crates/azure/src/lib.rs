@@ -7,6 +7,7 @@ mod transport;
 pub mod credential;
 pub mod pace;
 
+pub mod graph;
 pub mod key_vault;
 
 pub use self::failure::SetupError;

@@ -20,10 +20,10 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
-pub use self::azure::{AzureAccess, VaultEngine};
+pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
 pub use self::sections::{
-    Admission, Alarms, Azure, AzureCredential, Backup, Data, DeploymentSection, Health, Ingress, Logs,
-    Password, PolicyEntry, Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Azure, AzureCredential, Backup, Data, DeploymentSection, Directory, Health, Ingress,
+    Logs, Password, PolicyEntry, Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -49,6 +49,8 @@ pub struct Config {
     pub alarm_workers: WorkerSettings,
     /// Where versions are kept.
     pub vault: VaultEngine,
+    /// Where devices are looked up.
+    pub directory: DirectoryEngine,
     /// How services of Azure are reached, if one is used.
     pub azure: Option<AzureAccess>,
 }
@@ -132,20 +134,22 @@ impl Sections {
         let admission = note(&mut problems, "ingress.trusted_proxies", self.admission_policy());
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
+        let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        match (deployment, join_types, policies, admission, alarms, vault.zip(azure)) {
+        match (deployment, join_types, policies, admission, alarms, vault.zip(directory).zip(azure)) {
             (
                 Some(deployment),
                 Some(join_types),
                 Some(policies),
                 Some(admission),
                 Some(alarms),
-                Some((vault, azure)),
+                Some(((vault, directory), azure)),
             ) if problems.is_empty() => Ok(Config {
                 alarms,
                 vault,
+                directory,
                 azure,
                 alarm_workers: self.alarm_worker_settings(),
                 deployment,

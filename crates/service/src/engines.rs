@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyturn_azure::SetupError;
+use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
 use keyturn_azure::pace::Bucket;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
@@ -24,7 +25,7 @@ use keyturn_ports::rotations::Rotations;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
-use crate::config::{Backup, Config, VaultEngine};
+use crate::config::{Backup, Config, DirectoryEngine, VaultEngine};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// Why engines cannot be opened.
@@ -44,6 +45,7 @@ pub enum Error {
 pub struct Engines {
     database: Database,
     key_vault: Option<KeyVault>,
+    graph: Option<GraphDirectory>,
     recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -62,8 +64,8 @@ impl Engines {
         let vault = &config.sections.vault;
         let log = vault.recovery_log.clone().zip(vault.recovery_key.clone());
         let recovery = log.map(|(file, key)| RecoveryLog { file, key, required: vault.recovery_required });
-        let key_vault = key_vault(config, &entropy)?;
-        Ok(Self { database: Database::open(options)?, key_vault, recovery, clock, entropy })
+        let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
+        Ok(Self { database: Database::open(options)?, key_vault, graph, recovery, clock, entropy })
     }
 
     /// Time.
@@ -128,12 +130,15 @@ impl Engines {
 
     /// The directory.
     pub fn directory(&self) -> Arc<dyn Directory> {
-        Arc::new(self.database.clone())
+        match &self.graph {
+            Some(graph) => Arc::new(graph.clone()),
+            None => Arc::new(self.database.clone()),
+        }
     }
 
-    /// The embedded directory's own commands.
-    pub fn directory_admin(&self) -> Arc<dyn DirectoryAdmin> {
-        Arc::new(self.database.clone())
+    /// The embedded directory's own commands; None if the directory is another one.
+    pub fn directory_admin(&self) -> Option<Arc<dyn DirectoryAdmin>> {
+        self.graph.is_none().then(|| Arc::new(self.database.clone()) as _)
     }
 
     /// The audit.
@@ -214,4 +219,17 @@ fn key_vault(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<KeyVa
     let credential = azure.credential.open(&azure.reach)?;
     let pace = Arc::new(Bucket::new(*rate));
     KeyVault::open(settings, &azure.reach, &credential, pace, entropy).map(Some)
+}
+
+fn graph(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Option<GraphDirectory>, SetupError> {
+    let (DirectoryEngine::Graph(settings), Some(azure)) = (&config.directory, &config.azure) else {
+        return Ok(None);
+    };
+    let credential = azure.credential.open(&azure.reach)?;
+    let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
+    GraphDirectory::open(settings.clone(), &azure.reach, credential, clock, entropy).map(Some)
 }

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyturn_azure::credential::Credential;
-use keyturn_azure::key_vault;
 use keyturn_azure::pace::Rate;
-use keyturn_azure::{Attempts, HttpsUrl, Reach};
+use keyturn_azure::{Attempts, HttpsUrl, Reach, graph, key_vault};
 
 use super::sections::{Azure, AzureCredential, Sections};
 
@@ -17,6 +16,15 @@ pub enum VaultEngine {
     Embedded,
     /// In Azure Key Vault, at this pace.
     KeyVault(key_vault::Settings, Rate),
+}
+
+/// Where devices are looked up.
+#[derive(Clone, Debug)]
+pub enum DirectoryEngine {
+    /// In the database.
+    Embedded,
+    /// At Microsoft Graph.
+    Graph(graph::Settings),
 }
 
 /// How services of Azure are reached.
@@ -84,9 +92,45 @@ impl Sections {
         Ok(VaultEngine::KeyVault(settings, rate))
     }
 
+    /// Where devices are looked up; or what is wrong, each with its key.
+    pub(super) fn directory_engine(&self) -> Result<DirectoryEngine, Vec<String>> {
+        let (section, mut problems) = (&self.directory, Vec::new());
+        match section.engine.as_str() {
+            "embedded" => return Ok(DirectoryEngine::Embedded),
+            "graph" => {}
+            other => problems.push(format!("directory.engine: «{other}» is not one of embedded, graph")),
+        }
+        let url = origins("directory.url", std::slice::from_ref(&section.url), &mut problems);
+        let finding = self.trust.finding_max_age.0;
+        let rules = [
+            (
+                section.keep.0 >= finding || section.keep_unknown.0 >= finding,
+                "directory.keep, directory.keep_unknown: must be less than trust.finding_max_age",
+            ),
+            (!(1..=1000).contains(&section.keep_uses), "directory.keep_uses: must be 1 to 1000"),
+            (
+                !(1..=10_000_000).contains(&section.keep_entries),
+                "directory.keep_entries: must be 1 to 10000000",
+            ),
+            (!(1..=256).contains(&section.parallel), "directory.parallel: must be 1 to 256"),
+        ];
+        problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        let keep = graph::Keep {
+            known: section.keep.0,
+            unknown: section.keep_unknown.0,
+            uses: section.keep_uses,
+            entries: section.keep_entries,
+        };
+        let (attempts, parallel) = (self.azure.attempts(), section.parallel);
+        match url.into_iter().next().filter(|_| problems.is_empty()) {
+            Some(url) => Ok(DirectoryEngine::Graph(graph::Settings { url, attempts, parallel, keep })),
+            None => Err(problems),
+        }
+    }
+
     /// Whether anything of Azure is used.
     fn uses_azure(&self) -> bool {
-        self.vault.engine == "key-vault"
+        self.vault.engine == "key-vault" || self.directory.engine == "graph"
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.
@@ -206,6 +250,9 @@ mod tests {
             (format!("{good}[azure.credential]\nkind = \"password\"\n"), "azure.credential.kind"),
             (format!("{good}[azure.credential]\nclient_id = \"../x\"\n"), "must be a GUID"),
             (format!("{good}[azure]\nattempts = 0\n"), "azure.attempts"),
+            (format!("{good}[directory]\nengine = \"entra\"\n"), "directory.engine"),
+            (format!("{good}[directory]\nengine = \"graph\"\nkeep = \"1h\"\n"), "trust.finding_max_age"),
+            (format!("{good}[directory]\nengine = \"graph\"\nurl = \"http://g\"\n"), "directory.url"),
             (format!("{good}[azure]\nca = \"nowhere.pem\"\n"), "azure.ca"),
         ] {
             let error = load(&text).unwrap_err();

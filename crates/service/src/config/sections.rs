@@ -55,6 +55,9 @@ pub struct Sections {
     /// Where versions are kept.
     #[config(nested)]
     pub vault: Vault,
+    /// Where devices are looked up.
+    #[config(nested)]
+    pub directory: Directory,
     /// How services of Azure are reached, where one is used. docs/AZURE.md says what they need.
     #[config(nested)]
     pub azure: Azure,
@@ -379,6 +382,33 @@ pub struct Vault {
     /// Whether a version that cannot be written to the log is not given out.
     #[config(default = true)]
     pub recovery_required: bool,
+}
+
+/// Where devices are looked up.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Directory {
+    /// "embedded", what `keyturn device add` and `device import` put into the database; or "graph", Microsoft Graph.
+    #[config(default = "embedded")]
+    pub engine: String,
+    /// Where Microsoft Graph is; national clouds have their own.
+    #[config(default = "https://graph.microsoft.com")]
+    pub url: String,
+    /// How long Graph's answer about a device is good. A device that was disabled may rotate for so long.
+    #[config(default = "15s")]
+    pub keep: Span,
+    /// The same, that there is no such device.
+    #[config(default = "5s")]
+    pub keep_unknown: Span,
+    /// How often one answer is given again.
+    #[config(default = 8)]
+    pub keep_uses: u32,
+    /// Devices whose answers are kept.
+    #[config(default = 20000)]
+    pub keep_entries: usize,
+    /// Calls to Graph made at once for one batch of messages.
+    #[config(default = 16)]
+    pub parallel: usize,
 }
 
 /// How services of Azure are reached.

@@ -26,7 +26,7 @@ use super::identity;
 /// What tokens are for.
 pub const RESOURCE: &str = "https://vault.azure.net";
 /// The versions of the API that are known here.
-const VERSIONS: [&str; 4] = ["7.4", "7.5", "7.6", "2025-07-01"];
+const VERSIONS: [&str; 5] = ["7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"];
 
 /// A kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
