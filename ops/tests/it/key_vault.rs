@@ -13,10 +13,10 @@ use crate::deployment::{Deployment, text};
 use crate::processes::{free_address, install, run};
 
 /// `keyturn up`, killed when it goes.
-struct Up(Child);
+pub(crate) struct Up(Child);
 
 impl Up {
-    fn start(deployment: &Deployment) -> Self {
+    pub(crate) fn start(deployment: &Deployment) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
         command.envs(deployment.variables.iter().cloned()).stderr(Stdio::null());
         Self(command.arg("--config").arg(deployment.config()).arg("up").spawn().unwrap())

@@ -6,6 +6,7 @@ mod alarms;
 mod canary;
 mod cli;
 mod deployment;
+mod graph;
 mod hostile;
 mod key_vault;
 mod keys;

@@ -220,6 +220,10 @@ impl Device {
         Self { name: self.name.clone(), settings, accounts: Arc::new(accounts), accepted: Arc::default() }
     }
 
+    pub(crate) fn id(&self) -> keyturn_domain::ids::DeviceId {
+        self.settings.device
+    }
+
     /// What a reveal shows now.
     pub(crate) fn shown(&self, deployment: &Deployment) -> Vec<(String, String)> {
         let printed = deployment.ok(&["--output", "json", "reveal", &self.name, "--reason", "test"]);

@@ -75,14 +75,22 @@ impl FakeGraph {
         self.shared.devices.lock().expect("nobody panicked").iter_mut().for_each(change);
     }
 
-    /// Removes every record.
-    pub fn clear(&self) {
-        self.shared.devices.lock().expect("nobody panicked").clear();
+    /// Adds a second record of every device.
+    pub fn duplicate(&self) {
+        let mut devices = self.shared.devices.lock().expect("nobody panicked");
+        let twins = devices.clone();
+        devices.extend(twins);
     }
 
     /// The next calls go wrong, one each.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.shared.faults.lock().expect("nobody panicked").extend(faults);
+    }
+
+    /// Leaves one record of each device.
+    pub fn single(&self) {
+        let mut devices = self.shared.devices.lock().expect("nobody panicked");
+        devices.dedup_by_key(|device| device["deviceId"].clone());
     }
 
     /// Every call goes wrong, until told otherwise.
