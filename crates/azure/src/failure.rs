@@ -78,7 +78,9 @@ impl Failure {
             ErrorKind::Io => Self::Silence("the connection broke or took too long"),
             ErrorKind::DataConversion => Self::Nonsense("the answer cannot be read"),
             ErrorKind::Credential => Self::NoToken(asked(error).map(u16::from)),
-            _ => Self::Nonsense("the call was not made, or its answer is not one of this service"),
+            ErrorKind::Other => {
+                Self::Nonsense("the call was not made, or its answer is not one of this service")
+            }
         }
     }
 

@@ -135,7 +135,7 @@ impl Inner {
         })?;
         let sent = self.client.get(url.clone()).bearer_auth(token.token.secret()).send().await;
         let mut response = sent.map_err(|_| Failure::Silence("Graph did not answer"))?;
-        self.note_throttle(&response);
+        note_throttle(&response);
         if response.status() != StatusCode::OK {
             let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after = header.and_then(|text| text.trim().parse().ok());
@@ -160,15 +160,6 @@ impl Inner {
         Ok(body)
     }
 
-    /// Graph says when four fifths of what an app may do are used up.
-    fn note_throttle(&self, response: &reqwest::Response) {
-        let header = response.headers().get("x-ms-throttle-limit-percentage");
-        let part = header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<f64>().ok());
-        if let Some(part) = part.filter(|part| *part >= 0.8) {
-            warn!(part, "this app nears its limit at Microsoft Graph, above which it is throttled");
-        }
-    }
-
     fn keep_quiet(&self, pause: Duration) {
         let until = Instant::now() + pause.min(Duration::from_mins(5));
         let mut quiet = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,6 +178,15 @@ impl Inner {
         }
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+}
+
+/// Graph says when four fifths of what an app may do are used up.
+fn note_throttle(response: &reqwest::Response) {
+    let header = response.headers().get("x-ms-throttle-limit-percentage");
+    let part = header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<f64>().ok());
+    if let Some(part) = part.filter(|part| *part >= 0.8) {
+        warn!(part, "this app nears its limit at Microsoft Graph, above which it is throttled");
     }
 }
 

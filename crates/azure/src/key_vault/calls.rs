@@ -68,7 +68,7 @@ impl Shard {
         let (mut all, mut read) = (Vec::new(), 0);
         while let Some(page) = pages.try_next().await? {
             let page = page.into_model()?;
-            let listed = page.value.iter().filter_map(|one| self.listed(name, one));
+            let listed = page.value.iter().filter_map(|one| listed(name, one));
             all.extend(listed);
             read += 1;
             if read == PAGES {
@@ -77,30 +77,6 @@ impl Shard {
             }
         }
         Ok(all)
-    }
-
-    fn listed(&self, name: &str, one: &SecretProperties) -> Option<Listed> {
-        let stored = one.tags.as_ref().and_then(Stored::parse);
-        let found = stored
-            .and_then(|stored| self.told_of(name, one.resource_id().ok(), one.attributes.as_ref(), stored));
-        if found.is_none() {
-            debug!(secret = name, "a version that Keyturn did not write is passed over");
-        }
-        found
-    }
-
-    /// A version as an answer tells of it, if that is of this vault and secret.
-    fn told_of(
-        &self,
-        name: &str,
-        id: Option<ResourceId>,
-        about: Option<&SecretAttributes>,
-        stored: Stored,
-    ) -> Option<Listed> {
-        let id = id.filter(|id| id.name == name)?.version.filter(|id| is_id(id))?;
-        let seconds = about.and_then(|about| about.created).map_or(0, |at| at.unix_timestamp());
-        let created = UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
-        Some(Listed { id, name: name.to_owned(), created, stored })
     }
 
     /// The value of a version, if there is one.
@@ -155,9 +131,8 @@ impl Shard {
         let content: RequestContent<SetSecretParameters> = parameters.try_into()?;
         let secret = self.client.set_secret(name, content, None).await?.into_model()?;
         let returned = secret.tags.as_ref().and_then(Stored::parse).filter(|returned| returned.is(stored));
-        Ok(returned.and_then(|stored| {
-            self.told_of(name, secret.resource_id().ok(), secret.attributes.as_ref(), stored)
-        }))
+        Ok(returned
+            .and_then(|stored| told_of(name, secret.resource_id().ok(), secret.attributes.as_ref(), stored)))
     }
 
     /// Makes a call that changes nothing, until it goes well or there is no hope.
@@ -217,4 +192,28 @@ impl Shard {
         let mend = if mend.is_empty() { String::new() } else { format!(": {mend}") };
         Error::new(kind, action, format!("{}: {failure}{mend}", self.url))
     }
+}
+
+fn listed(name: &str, one: &SecretProperties) -> Option<Listed> {
+    let stored = one.tags.as_ref().and_then(Stored::parse);
+    let found =
+        stored.and_then(|stored| told_of(name, one.resource_id().ok(), one.attributes.as_ref(), stored));
+    if found.is_none() {
+        debug!(secret = name, "a version that Keyturn did not write is passed over");
+    }
+    found
+}
+
+/// A version as an answer tells of it, if that is of this vault and secret.
+fn told_of(
+    name: &str,
+    id: Option<ResourceId>,
+    about: Option<&SecretAttributes>,
+    stored: Stored,
+) -> Option<Listed> {
+    let id = id.filter(|id| id.name == name)?.version.filter(|id| is_id(id))?;
+    let seconds =
+        about.and_then(|about| about.created).map_or(0, azure_core::time::OffsetDateTime::unix_timestamp);
+    let created = UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
+    Some(Listed { id, name: name.to_owned(), created, stored })
 }

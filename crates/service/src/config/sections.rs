@@ -351,7 +351,7 @@ pub struct Vault {
     /// versions are not moved from one to the other.
     #[config(default = "embedded")]
     pub engine: String,
-    /// Key Vaults that new versions go to, like ["https://example.vault.azure.net"]. Devices are spread over them; an
+    /// Key Vaults that new versions go to, each like https://example.vault.azure.net. Devices are spread over them; an
     /// address that is taken out of this list belongs into read_urls.
     #[config(default = [])]
     pub urls: Vec<String>,
