@@ -1,6 +1,6 @@
 //! The directory against a strict fake of Microsoft Graph.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The vault's suite against a fake Key Vault that Microsoft's own SDK was run against, and what only Key Vault does.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;

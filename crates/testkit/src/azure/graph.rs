@@ -1,7 +1,12 @@
 //! A fake of the one thing that is asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
 //! `displayName` (<https://learn.microsoft.com/graph/api/device-list>).
 
-#![expect(clippy::expect_used, reason = "what a test stands on fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::indexing_slicing,
+    reason = "what a test stands on fails by panicking"
+)]
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;

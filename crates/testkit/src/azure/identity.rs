@@ -1,7 +1,12 @@
 //! Tokens: unsigned, with the claims that the fakes look at; and the endpoint at which App Service and Container Apps
 //! give managed identities theirs (`IDENTITY_ENDPOINT`, api-version 2019-08-01).
 
-#![expect(clippy::expect_used, reason = "what a test stands on fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::indexing_slicing,
+    reason = "what a test stands on fails by panicking"
+)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

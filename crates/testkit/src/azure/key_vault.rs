@@ -3,7 +3,11 @@
 //! It asks for a token by a challenge, keeps versions with their tags, deletes softly, lists in pages of 25 in no order,
 //! and refuses what the service refuses. Faults are put before the next calls of a kind.
 
-#![expect(clippy::expect_used, reason = "what a test stands on fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "what a test stands on fails by panicking"
+)]
 
 mod state;
 
@@ -282,20 +286,21 @@ fn carry_out(
     if !query.get("api-version").is_some_and(|version| VERSIONS.contains(&version.as_str())) {
         return Err(Refusal::bad("api-version is missing or not known"));
     }
-    let body: Value = match (body.is_empty(), headers.get("content-type").map(|value| value.as_bytes())) {
-        (true, _) => Value::Null,
-        (false, Some(kind)) if kind.starts_with(b"application/json") => {
-            serde_json::from_slice(body).map_err(|_| Refusal::bad("the body is not JSON"))?
-        }
-        _ => {
-            return Err(Refusal(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UnsupportedMediaType",
-                None,
-                String::new(),
-            ));
-        }
-    };
+    let body: Value =
+        match (body.is_empty(), headers.get("content-type").map(axum::http::HeaderValue::as_bytes)) {
+            (true, _) => Value::Null,
+            (false, Some(kind)) if kind.starts_with(b"application/json") => {
+                serde_json::from_slice(body).map_err(|_| Refusal::bad("the body is not JSON"))?
+            }
+            _ => {
+                return Err(Refusal(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "UnsupportedMediaType",
+                    None,
+                    String::new(),
+                ));
+            }
+        };
     let (origin, now) = (shared.origin.as_str(), shared.now_s());
     let mut state = lock(&shared.state);
     let found = match (method.as_str(), path) {

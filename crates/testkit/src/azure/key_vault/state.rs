@@ -143,7 +143,7 @@ impl Secrets {
             updated: now,
         };
         let entropy: &dyn Entropy = &SystemEntropy;
-        let id: String = entropy.bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = format!("{:032x}", u128::from_be_bytes(entropy.bytes()));
         let told = bundle(origin, name, Some(&id), &version, true);
         let secret = self.live.entry(name.to_owned()).or_default();
         secret.versions.insert(id.clone(), version);
