@@ -75,7 +75,10 @@ pub(crate) async fn record(engines: &Engines, id: DeviceId) -> Result<Option<Dev
             eprintln!("keyturn: {error}; put it anew with `keyturn device add` or `device import`");
             Ok(None)
         }
-        Some(Err(error)) => Err(error.into()),
+        Some(Err(error)) => {
+            eprintln!("keyturn: {error}");
+            Ok(None)
+        }
         None => Ok(None),
     }
 }

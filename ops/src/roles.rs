@@ -75,7 +75,7 @@ impl Roles {
 
     /// The rotator, on the deployment's vault.
     pub fn rotator(&self) -> Result<Rotator, KeyError> {
-        self.rotator_on(self.host.engines.vault(self.host.keys.live(KeyStore::vault)?))
+        self.rotator_on(self.host.engines.vault(|| self.host.keys.live(KeyStore::vault))?)
     }
 
     /// The rotator, on a vault of the caller's.

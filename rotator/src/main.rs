@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         let ports = Ports {
             ledger: engines.ledger(),
             reader: engines.ledger_reader(),
-            vault: engines.vault(keys.live(KeyStore::vault)?),
+            vault: engines.vault(|| keys.live(KeyStore::vault))?,
         };
         let keys = keys.live(|keys| {
             let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);

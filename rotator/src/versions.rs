@@ -10,7 +10,8 @@ use keyturn_domain::password::Password;
 use keyturn_domain::policies::Policies;
 use keyturn_pipeline::handler::Failure;
 use keyturn_ports::ledger::{Issued, LedgerReader};
-use keyturn_ports::vault::{Entry, NewVersion, Tags, Vault};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault};
+use keyturn_ports::{Error, Kind};
 use keyturn_schemas::claims::EphemeralKey;
 use keyturn_schemas::seal::{self, Binding, Sealed};
 
@@ -69,20 +70,14 @@ impl Versions<'_> {
 
     /// Versions made earlier for those messages that ask for a new one.
     async fn find(&self, needs: &[Need]) -> Vec<Result<Option<Entry>, Failure>> {
-        let fresh: Vec<RequestId> =
-            needs.iter().filter(|need| need.outstanding.is_none()).map(|need| need.rid).collect();
-        if fresh.is_empty() {
-            return needs.iter().map(|_| Ok(None)).collect();
-        }
-        match self.vault.find(fresh).await {
-            Ok(entries) => {
-                let mut entries = entries.into_iter();
-                let mut next =
-                    |need: &Need| if need.outstanding.is_none() { entries.next().flatten() } else { None };
-                needs.iter().map(|need| Ok(next(need))).collect()
-            }
-            Err(error) => needs.iter().map(|_| Err(Failure::from(&error))).collect(),
-        }
+        let sought = |need: &Need| Sought { device: need.lane.key.device, request: need.rid };
+        let fresh: Vec<Sought> = needs.iter().filter(|need| need.outstanding.is_none()).map(sought).collect();
+        let mut found = if fresh.is_empty() { Vec::new() } else { self.vault.find(fresh).await }.into_iter();
+        let mut next = |need: &Need| match need.outstanding {
+            Some(_) => Ok(None),
+            None => found.next().unwrap_or_else(|| Err(miscounted())).map_err(|error| Failure::from(&error)),
+        };
+        needs.iter().map(&mut next).collect()
     }
 
     async fn again(&self, need: &Need, version: VersionId) -> Result<Held, Failure> {
@@ -133,14 +128,19 @@ impl Versions<'_> {
         let finish = |ready: Result<(Ready, Option<VersionId>), Failure>| {
             let (mut ready, outstanding) = ready?;
             if ready.issued.is_none() && outstanding.is_none() {
-                let lost = || Failure::Engine("the vault lost count of its answers".to_owned());
-                let entry = stored.next().ok_or_else(lost)?.map_err(|error| Failure::from(&error))?;
+                let entry = stored.next().unwrap_or_else(|| Err(miscounted()));
+                let entry = entry.map_err(|error| Failure::from(&error))?;
                 ready.issued = Some(Issued { version: entry.version, vault_ref: entry.vault_ref });
             }
             Ok(ready)
         };
         ready.into_iter().map(finish).collect()
     }
+}
+
+/// A vault that did not answer for each of those it was asked for.
+fn miscounted() -> Error {
+    Error::new(Kind::Unavailable, "asking the vault", "it lost count of its answers")
 }
 
 fn new_version(need: &Need, version: VersionId, password: Password) -> NewVersion {

@@ -7,10 +7,10 @@ mod keep;
 mod rows;
 
 use async_trait::async_trait;
-use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::live::Live;
 use keyturn_domain::password::Password;
-use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 
 use keyturn_schemas::vault as seal;
@@ -22,6 +22,7 @@ use crate::database::Database;
 use crate::failure::Failure;
 use crate::writer::Durability;
 
+const FINDING: &str = "finding password versions";
 const READING: &str = "reading a password version";
 const STORING: &str = "storing a password version";
 
@@ -81,11 +82,18 @@ impl VaultReader for SealedVault {
 
 #[async_trait]
 impl Vault for SealedVault {
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error> {
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>> {
+        let count = sought.len();
         let find = move |connection: &rusqlite::Connection| {
-            requests.iter().map(|request| rows::first_of(connection, *request)).collect()
+            sought.iter().map(|sought| rows::first_of(connection, sought.request)).collect()
         };
-        self.database.read("finding password versions", find).await
+        let found: Result<Vec<_>, Error> = self.database.read(FINDING, find).await;
+        match found {
+            Ok(found) => found.into_iter().map(Ok).collect(),
+            Err(error) => {
+                (0..count).map(|_| Err(Error::new(error.kind(), FINDING, error.to_string()))).collect()
+            }
+        }
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {

@@ -23,6 +23,15 @@ pub struct NewVersion {
     pub tags: Tags,
 }
 
+/// A message for which a version may have been stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The device it is for: a vault with one name for each device looks under that name alone.
+    pub device: DeviceId,
+    /// The message.
+    pub request: RequestId,
+}
+
 /// Tags in CloudLAPS's names, for people with plain vault tools. Labels only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tags {
@@ -70,8 +79,9 @@ pub trait VaultReader: Send + Sync {
 /// versions for one request, if a put was repeated after an unknown outcome; `find` then returns the first.
 #[async_trait]
 pub trait Vault: VaultReader {
-    /// The versions stored for these messages, in order.
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error>;
+    /// The versions stored for these messages. The answers are in the order of `sought`; one that fails does not fail
+    /// the others.
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>>;
 
     /// Stores versions. The answers are in the order of `versions`; one that fails does not fail the others.
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>>;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::live::Live;
 use keyturn_domain::password::Password;
-use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 use keyturn_schemas::vault::{self as seal, MasterKeys};
 
@@ -18,6 +18,7 @@ use self::rows::SealedVersion;
 use crate::database::Database;
 use crate::failure::Failure;
 
+const FINDING: &str = "finding password versions";
 const READING: &str = "reading a password version";
 const STORING: &str = "storing a password version";
 
@@ -77,10 +78,15 @@ impl VaultReader for SealedVault {
 
 #[async_trait]
 impl Vault for SealedVault {
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error> {
-        self.database
-            .retrying("finding password versions", async || rows::first_of(&self.database, &requests).await)
-            .await
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>> {
+        let requests: Vec<RequestId> = sought.iter().map(|sought| sought.request).collect();
+        let find = async || rows::first_of(&self.database, &requests).await;
+        match self.database.retrying(FINDING, find).await {
+            Ok(found) => found.into_iter().map(Ok).collect(),
+            Err(error) => {
+                sought.iter().map(|_| Err(Error::new(error.kind(), FINDING, error.to_string()))).collect()
+            }
+        }
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {

@@ -1,6 +1,7 @@
 //! The configuration: one file for all roles, read once, checked as a whole.
 
 mod alarms;
+mod azure;
 mod policies;
 mod queues;
 mod sections;
@@ -21,10 +22,12 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
+pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
 pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
-    Admission, Alarms, AzureStorage, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password,
-    PolicyEntry, Postgres, Retention, Rotation, Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
+    Health, Ingress, Logs, Password, PolicyEntry, Postgres, Retention, Rotation, Sections, State, Tls, Trust,
+    Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -52,6 +55,12 @@ pub struct Config {
     pub alarms: AlarmPolicy,
     /// How alarms are taken.
     pub alarm_workers: WorkerSettings,
+    /// Where versions are kept.
+    pub vault: VaultEngine,
+    /// Where devices are looked up.
+    pub directory: DirectoryEngine,
+    /// How services of Azure are reached, if one is used.
+    pub azure: Option<AzureAccess>,
 }
 
 /// A configuration that cannot be used.
@@ -123,6 +132,7 @@ impl Sections {
             .chain(self.data.epoch_file.as_mut())
             .chain(self.queues.azure_storage.secret_file.as_mut())
             .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
+            .chain(self.azure.paths())
     }
 
     /// Types every value and checks them together.
@@ -136,20 +146,26 @@ impl Sections {
         let queues = self.queue_engines().map_err(|wrong| problems.extend(wrong)).ok();
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         let postgres = self.postgres().map_err(|wrong| problems.extend(wrong)).ok();
+        let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
+        let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
+        let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        match (deployment, join_types, policies, admission, alarms, queues, postgres) {
+        let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure));
+        match (deployment, join_types, policies, admission, alarms, engines) {
             (
                 Some(deployment),
                 Some(join_types),
                 Some(policies),
                 Some(admission),
                 Some(alarms),
-                Some(queues),
-                Some(postgres),
+                Some(((queues, postgres), ((vault, directory), azure))),
             ) if problems.is_empty() => Ok(Config {
                 alarms,
                 queues,
+                vault,
+                directory,
+                azure,
                 alarm_workers: self.alarm_worker_settings(),
                 deployment,
                 join_types,

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use keyturn_azure::StorageQueues;
+use keyturn_azure::graph::GraphDirectory;
+use keyturn_azure::key_vault::KeyVault;
+use keyturn_azure::pace::Bucket;
 use keyturn_azure::storage_queues::Access;
+use keyturn_azure::{SetupError, StorageQueues};
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
@@ -26,7 +29,7 @@ use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 
 use crate::backups::{BackupError, Checked};
-use crate::config::{AccessBy, Backup, Config, QueueEngines, StorageAccount};
+use crate::config::{AccessBy, Backup, Config, DirectoryEngine, QueueEngines, StorageAccount, VaultEngine};
 use crate::keys::{self, KeyError};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
@@ -36,6 +39,8 @@ use crate::recovery::{LoggedVault, RecoveryLog};
 pub struct Engines {
     state: State,
     hops: Hops,
+    key_vault: Option<KeyVault>,
+    graph: Option<GraphDirectory>,
     recovery: Option<RecoveryLog>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -63,6 +68,9 @@ pub enum OpenError {
     /// A service of queues.
     #[error(transparent)]
     Queues(#[from] Error),
+    /// Another service of Azure.
+    #[error(transparent)]
+    Azure(#[from] SetupError),
 }
 
 /// The engines of those hops that are not the state's.
@@ -142,7 +150,8 @@ impl Engines {
         };
         let outside = outside(&config.queues, graveyard, &clock)?;
         let hops = Hops::new(inside, outside);
-        Ok(Self { state, hops, recovery, clock, entropy })
+        let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
+        Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
 
     /// Time.
@@ -218,12 +227,18 @@ impl Engines {
 
     /// The directory.
     pub fn directory(&self) -> Arc<dyn Directory> {
-        port!(self)
+        match &self.graph {
+            Some(graph) => Arc::new(graph.clone()),
+            None => port!(self),
+        }
     }
 
-    /// The embedded directory's own commands.
-    pub fn directory_admin(&self) -> Arc<dyn DirectoryAdmin> {
-        port!(self)
+    /// The directory's own commands, if it is the state's; None if the directory is another one.
+    pub fn directory_admin(&self) -> Option<Arc<dyn DirectoryAdmin>> {
+        if self.graph.is_some() {
+            return None;
+        }
+        Some(port!(self))
     }
 
     /// The audit.
@@ -258,18 +273,33 @@ impl Engines {
         }
     }
 
-    /// The vault, for whoever holds its keys, with its recovery log if there is one.
-    pub fn vault(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        let vault = self.vault_without_log(keys);
-        match self.recovery.clone() {
+    /// The vault, with its recovery log if there is one. `keys` are asked for if it is the embedded one: they are what
+    /// lets a process read it. Key Vault lets in whom its roles let in.
+    pub fn vault<K: Into<Live<MasterKeys>>, E>(
+        &self,
+        keys: impl FnOnce() -> Result<K, E>,
+    ) -> Result<Arc<dyn Vault>, E> {
+        let vault = self.vault_without_log(keys)?;
+        Ok(match self.recovery.clone() {
             Some(log) => Arc::new(LoggedVault { vault, log, clock: self.clock() }),
             None => vault,
-        }
+        })
     }
 
     /// The vault for those who put back what the recovery log has.
-    pub fn vault_without_log(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn Vault> {
-        vault!(self, keys)
+    pub fn vault_without_log<K: Into<Live<MasterKeys>>, E>(
+        &self,
+        keys: impl FnOnce() -> Result<K, E>,
+    ) -> Result<Arc<dyn Vault>, E> {
+        Ok(match &self.key_vault {
+            Some(vault) => Arc::new(vault.clone()),
+            None => vault!(self, keys()?),
+        })
+    }
+
+    /// Whether the vault's master keys are ours to look after.
+    pub fn seals_its_vault(&self) -> bool {
+        self.key_vault.is_none()
     }
 
     /// The recovery log, if there is one.
@@ -277,8 +307,30 @@ impl Engines {
         self.recovery.as_ref()
     }
 
-    /// The vault's own keeper, for whoever holds its keys.
+    /// The embedded vault's own keeper, for whoever holds its keys.
     pub fn vault_keeper(&self, keys: impl Into<Live<MasterKeys>>) -> Arc<dyn VaultKeeper> {
         vault!(self, keys)
     }
+}
+
+fn key_vault(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<KeyVault>, SetupError> {
+    let (VaultEngine::KeyVault(settings, rate), Some(azure)) = (&config.vault, &config.azure) else {
+        return Ok(None);
+    };
+    let credential = azure.credential.open(&azure.reach)?;
+    let pace = Arc::new(Bucket::new(*rate));
+    KeyVault::open(settings, &azure.reach, &credential, pace, entropy).map(Some)
+}
+
+fn graph(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Option<GraphDirectory>, SetupError> {
+    let (DirectoryEngine::Graph(settings), Some(azure)) = (&config.directory, &config.azure) else {
+        return Ok(None);
+    };
+    let credential = azure.credential.open(&azure.reach)?;
+    let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
+    GraphDirectory::open(settings.clone(), &azure.reach, credential, clock, entropy).map(Some)
 }

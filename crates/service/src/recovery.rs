@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
-use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 use keyturn_schemas::claims::Version1;
 use keyturn_schemas::recovery::{Head, RecoveryPublic};
@@ -116,8 +116,8 @@ impl VaultReader for LoggedVault {
 
 #[async_trait]
 impl Vault for LoggedVault {
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error> {
-        self.vault.find(requests).await
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>> {
+        self.vault.find(sought).await
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {

@@ -39,7 +39,7 @@ pub enum StartError {
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The database.
+    /// An engine.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The server certificate.

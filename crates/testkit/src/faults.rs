@@ -14,7 +14,7 @@ use keyturn_ports::intake::{Accepted, Intake, Submission};
 use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerReader, Loaded, Wanted};
 use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
 use keyturn_ports::results::{NewResult, Published, ResultWriter};
-use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 use tokio::sync::Notify;
 
@@ -210,8 +210,12 @@ impl<E: VaultReader> VaultReader for Faulty<E> {
 
 #[async_trait]
 impl<E: Vault> Vault for Faulty<E> {
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error> {
-        self.faults.around(self.engine.find(requests), Err).await
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>> {
+        let count = sought.len();
+        let all = |_| {
+            (0..count).map(|_| Err(Error::new(Kind::Unavailable, "asking the vault", "a fault"))).collect()
+        };
+        self.faults.around(self.engine.find(sought), all).await
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {

@@ -5,6 +5,7 @@ pub mod entropy;
 
 pub mod conformance;
 
+pub mod azure;
 pub mod device;
 pub mod faults;
 pub mod postgres;

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::LaneId;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_ports::audit::Action;
-use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord};
+use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, DirectoryAdmin};
 use keyturn_schemas::certificate::DeviceCertificate;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
 use rustls_pki_types::CertificateDer;
@@ -91,17 +92,26 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The embedded directory's own commands, if that is the directory.
+fn admin(deployment: &Deployment) -> Result<Arc<dyn DirectoryAdmin>> {
+    let elsewhere =
+        "this deployment's directory is Microsoft Entra ID; devices are added, enabled and disabled there";
+    deployment.engines.directory_admin().ok_or_else(|| Failure::Conflict(elsewhere.to_owned()).into())
+}
+
 async fn put(deployment: &Deployment, records: Vec<DeviceRecord>, detail: &str) -> Result<()> {
+    let admin = admin(deployment)?;
     let device = records.first().filter(|_| records.len() == 1).map(|record| record.device_id);
     deployment.record(Action::DirectoryChanged, device, "", detail).await?;
-    Ok(deployment.engines.directory_admin().put(records).await?)
+    Ok(admin.put(records).await?)
 }
 
 async fn enable(deployment: &Deployment, device: &str, enabled: bool) -> Result<()> {
+    let admin = admin(deployment)?;
     let named = resolve::device(&deployment.engines, device).await?;
     let word = if enabled { "enabled" } else { "disabled" };
     deployment.record(Action::DirectoryChanged, Some(named.id), "", word).await?;
-    if !deployment.engines.directory_admin().enable(named.id, enabled).await? {
+    if !admin.enable(named.id, enabled).await? {
         return Err(Failure::NotFound(format!("{}: the directory has no record of it", named.title())).into());
     }
     eprintln!("{} is {word}.", named.title());

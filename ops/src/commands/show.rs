@@ -4,8 +4,9 @@ use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::directory::{DeviceRecord, Listed};
+use keyturn_ports::directory::{Answer, DeviceRecord, Listed};
 use keyturn_ports::ledger::{Event, Happening};
+use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,10 +22,10 @@ const PAGE: usize = 500;
 const TIMELINE: usize = 20;
 
 pub(super) async fn list(deployment: &Deployment) -> Result<()> {
-    let (directory, ledger) = (deployment.engines.directory(), deployment.engines.ledger_reader());
+    let ledger = deployment.engines.ledger_reader();
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
-        let page = directory.page(after, PAGE).await?;
+        let page = page(deployment, after).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|listed| listed.id);
         for listed in page {
@@ -39,6 +40,25 @@ pub(super) async fn list(deployment: &Deployment) -> Result<()> {
         [row.name.clone(), row.device_id.to_string(), row.enabled.to_owned(), row.password.clone()]
     });
     output::table(deployment.output, ["NAME", "DEVICE", "ENABLED", "PASSWORD"], cells, &rows)
+}
+
+/// A page of the directory; of one that does not list devices by id, those that ever rotated.
+async fn page(deployment: &Deployment, after: Option<DeviceId>) -> Result<Vec<Listed>> {
+    let directory = deployment.engines.directory();
+    if deployment.engines.directory_admin().is_some() {
+        return Ok(directory.page(after, PAGE).await?);
+    }
+    let ids = deployment.engines.ledger_reader().devices(after, PAGE).await?;
+    let answers = directory.look_up(ids.clone()).await;
+    let absent = || Error::new(Kind::Corrupt, "looking a device up", "the directory does not have it once");
+    let listed = |(id, answer): (DeviceId, Result<Answer, Error>)| {
+        let only = answer.and_then(|answer| match <[DeviceRecord; 1]>::try_from(answer.records) {
+            Ok([record]) => Ok(record),
+            Err(_) => Err(absent()),
+        });
+        Listed { id, record: only }
+    };
+    Ok(ids.into_iter().zip(answers).map(listed).collect())
 }
 
 /// A device in the list.
@@ -103,7 +123,7 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
 
 /// Every version ever made for a device, newest first, and what the ledger says of it.
 pub(super) async fn history(deployment: &Deployment, named: &Named) -> Result<()> {
-    let vault = deployment.engines.vault(deployment.keys.vault()?);
+    let vault = deployment.engines.vault(|| deployment.keys.vault())?;
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
     let word = |version: VersionId| {
         let candidate =

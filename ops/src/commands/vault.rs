@@ -12,12 +12,17 @@ use serde::Serialize;
 
 use super::{Deployment, recover};
 use crate::cli::Vault;
+use crate::failure::Failure;
 use crate::output;
 
 /// Versions are worked off in pages of this many: a page is one commit, and others write in between.
 const PAGE: usize = 128;
 
 pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<ExitCode> {
+    if matches!(command, Vault::Rekey | Vault::Verify) && !deployment.engines.seals_its_vault() {
+        let why = "this deployment's vault is Azure Key Vault, which looks after its own keys";
+        return Err(Failure::Conflict(why.to_owned()).into());
+    }
     match command {
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,

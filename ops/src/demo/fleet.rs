@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_agent::Outcome;
 use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::directory::DirectoryAdmin;
 use keyturn_service::host::Host;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -49,7 +50,7 @@ impl Fleet {
         };
         let devices = registered.iter().enumerate().map(install).collect::<Result<Vec<_>>>()?;
         let fleet = Self { devices, progress: ProgressBar::hidden() };
-        let admin = host.engines.directory_admin();
+        let admin = admin(host)?;
         admin.put(fleet.devices.iter().map(|device| device.record.clone()).collect()).await?;
         admin.enable(fleet.refused().id, false).await?;
         damage(host, fleet.damaged())?;
@@ -132,7 +133,7 @@ impl Fleet {
 
     /// Mends the damaged directory record.
     pub(super) async fn mend(&self, plant: &Plant) -> Result<()> {
-        Ok(plant.host.engines.directory_admin().put(vec![self.damaged().record.clone()]).await?)
+        Ok(admin(&plant.host)?.put(vec![self.damaged().record.clone()]).await?)
     }
 
     /// Lets every agent check in again and again until `stop`.
@@ -156,6 +157,11 @@ async fn settle(device: Arc<Device>) -> Settled {
         Err(error) => Err(error.to_string()),
     };
     Settled { device, outcome, stages }
+}
+
+/// The demo's own directory.
+fn admin(host: &Host) -> Result<Arc<dyn DirectoryAdmin>> {
+    host.engines.directory_admin().context("the demo needs the embedded directory")
 }
 
 /// Makes keys on as many threads as there are cores: an RSA key takes a tenth of a second.

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Result;
 use async_trait::async_trait;
-use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_ports::Error;
 use keyturn_ports::queue::QueueName;
-use keyturn_ports::vault::{Entry, NewVersion, Vault, VaultReader};
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_service::host::Host;
 use keyturn_service::shell::StartError;
 use tokio::sync::{Mutex, Notify};
@@ -35,7 +35,7 @@ impl Plant {
     /// Starts all roles.
     pub(super) async fn start(host: Host) -> Result<Self> {
         let roles = Roles::new(host.clone());
-        let vault = host.engines.vault(host.keys.vault()?);
+        let vault = host.engines.vault(|| host.keys.vault())?;
         let cut = Arc::new(CutOff::new(Arc::clone(&vault)));
         let rotator = work(&host, QueueName::Findings, roles.rotator_on(Arc::clone(&cut) as Arc<dyn Vault>)?);
         let workers = vec![
@@ -114,8 +114,8 @@ impl VaultReader for CutOff {
 
 #[async_trait]
 impl Vault for CutOff {
-    async fn find(&self, requests: Vec<RequestId>) -> Result<Vec<Option<Entry>>, Error> {
-        self.vault.find(requests).await
+    async fn find(&self, sought: Vec<Sought>) -> Vec<Result<Option<Entry>, Error>> {
+        self.vault.find(sought).await
     }
 
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {

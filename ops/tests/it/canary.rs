@@ -46,7 +46,7 @@ async fn no_password_is_found_in_any_file_or_output_at_trace_level() {
 async fn passwords(home: &Path) -> BTreeSet<String> {
     let config = Config::load(&home.join("keyturn.toml")).unwrap();
     let engines = Engines::open(&config).unwrap();
-    let vault = engines.vault(KeyStore::new(config.sections.data.keys.clone()).vault().unwrap());
+    let vault = engines.vault(|| KeyStore::new(config.sections.data.keys.clone()).vault()).unwrap();
     let mut passwords = BTreeSet::new();
     for record in engines.directory().page(None, 100).await.unwrap() {
         for entry in vault.history(record.id).await.unwrap() {

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 /// A deployment made by `keyturn init`.
 pub(crate) struct Deployment {
     pub(crate) folder: TempDir,
+    /// What its processes have in their environment.
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 /// A device's registration.
@@ -25,7 +27,7 @@ pub(crate) struct Registration {
 impl Deployment {
     /// Makes a deployment.
     pub(crate) fn init() -> Self {
-        let deployment = Self { folder: tempfile::tempdir().unwrap() };
+        let deployment = Self { folder: tempfile::tempdir().unwrap(), variables: Vec::new() };
         let made = Command::new(env!("CARGO_BIN_EXE_keyturn"))
             .args(["init", "--name", "test"])
             .arg(deployment.path("data"))
@@ -53,6 +55,7 @@ impl Deployment {
     /// Runs `keyturn` on the deployment.
     pub(crate) fn keyturn(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+        command.envs(self.variables.iter().cloned());
         command.arg("--config").arg(self.config()).args(arguments).output().unwrap()
     }
 

@@ -160,7 +160,7 @@ fn crash(server: &TestDatabase) {
 }
 
 /// Runs an agent as its service does: again until it has rotated, whatever happens to the server.
-async fn run(agent: Agent) {
+pub(crate) async fn run(agent: Agent) {
     for _ in 0..40 {
         if agent.once().await.is_ok_and(|outcome| outcome.is_success()) {
             return;
@@ -280,6 +280,10 @@ impl Device {
         let accounts = accounts(&state);
         let settings = Settings { state, ..self.settings.clone() };
         Self { name: self.name.clone(), settings, accounts: Arc::new(accounts), accepted: Arc::default() }
+    }
+
+    pub(crate) fn id(&self) -> keyturn_domain::ids::DeviceId {
+        self.settings.device
     }
 
     /// What a reveal shows now.

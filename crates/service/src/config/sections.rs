@@ -2,6 +2,8 @@
 
 #![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
 
+mod azure;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use confique::Config;
 use keyturn_domain::password::{CLOUDLAPS_ALPHABET, DEFAULT_LENGTH, DEFAULT_WORDS};
 use keyturn_domain::span::Span;
 use serde::Deserialize;
+
+pub use self::azure::{Azure, AzureCredential, Directory};
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
 /// Lengths of time are a number and a unit: ms, s, m, h or d.
@@ -55,9 +59,15 @@ pub struct Sections {
     /// What passwords are made of.
     #[config(nested)]
     pub password: Password,
-    /// What the vault does beside keeping versions.
+    /// Where versions are kept.
     #[config(nested)]
     pub vault: Vault,
+    /// Where devices are looked up.
+    #[config(nested)]
+    pub directory: Directory,
+    /// How services of Azure are reached, where one is used. docs/AZURE.md says what they need.
+    #[config(nested)]
+    pub azure: Azure,
     /// How workers take their work.
     #[config(nested)]
     pub workers: Workers,
@@ -392,10 +402,37 @@ pub struct PolicyEntry {
     pub update_frequency: Option<Span>,
 }
 
-/// What the vault does beside keeping versions.
+/// Where versions are kept.
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Vault {
+    /// "embedded", in the database, sealed; or "key-vault", in Azure Key Vault. Choose before the first rotation:
+    /// versions are not moved from one to the other.
+    #[config(default = "embedded")]
+    pub engine: String,
+    /// Key Vaults that new versions go to, each like https://example.vault.azure.net. Devices are spread over them; an
+    /// address that is taken out of this list belongs into read_urls.
+    #[config(default = [])]
+    pub urls: Vec<String>,
+    /// Key Vaults that hold older versions.
+    #[config(default = [])]
+    pub read_urls: Vec<String>,
+    /// Versions that this process creates in one Key Vault per second in the long run. The service takes 30 of all
+    /// rotators together, so give each its share.
+    #[config(default = 25)]
+    pub creations_per_second: u32,
+    /// Versions created at once after a pause.
+    #[config(default = 50)]
+    pub creations_burst: u32,
+    /// How long a version waits for its turn to be created. After that its message waits.
+    #[config(default = "10s")]
+    pub turn_patience: Span,
+    /// Calls to Key Vault made at once for one batch of messages.
+    #[config(default = 16)]
+    pub parallel: usize,
+    /// Let a host that is not Key Vault's say what this process asks tokens for.
+    #[config(default = false)]
+    pub danger_unverified_challenge: bool,
     /// Every version is written to this file as well, sealed to recovery_key. Put it on another disk, in a folder
     /// of that disk, and write it to the backups without end: nothing is ever removed from it.
     pub recovery_log: Option<PathBuf>,

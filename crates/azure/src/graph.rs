@@ -1,0 +1,247 @@
+//! The directory: Microsoft Graph, asked for one device at a time.
+//!
+//! `GET /v1.0/devices?$filter=deviceId eq '<guid>'&$select=…&$top=2`: by filter and not by key, because only so a second
+//! record of the same id is seen. The id is a GUID by its type before it comes near an address.
+//!
+//! Answers are kept for a short while ([`Cache`]), with the time at which Graph gave them: the rotator judges their age.
+//! Who is throttled makes everybody in this process wait, whether or not Graph says for how long.
+
+mod answer;
+mod cache;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::credentials::TokenCredential;
+use azure_core::http::Url;
+use futures_util::StreamExt as _;
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::directory::{Answer, DeviceRecord, Directory, Listed};
+use keyturn_ports::{Error, Kind};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use tokio::time::Instant;
+use tracing::warn;
+
+use self::cache::Cache;
+pub use self::cache::Keep;
+use crate::failure::{Failure, Refused, SetupError};
+use crate::retry::Attempts;
+use crate::transport::{HttpsUrl, Reach};
+
+const ASKING: &str = "asking Microsoft Graph for a device";
+const LISTING: &str = "listing devices of Microsoft Graph";
+
+/// The properties that a device is judged by; `alternativeSecurityIds` comes only when it is named.
+const SELECT: &str = "deviceId,displayName,accountEnabled,trustType,alternativeSecurityIds,operatingSystem";
+
+/// The most bytes of an answer.
+const ANSWER_BYTES: usize = 1 << 20;
+/// Devices of one name.
+const NAMED: usize = 32;
+
+/// How Graph is asked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The origin, `https://graph.microsoft.com` but in national clouds. Tokens are asked for this very host.
+    pub url: HttpsUrl,
+    /// How often a call is made.
+    pub attempts: Attempts,
+    /// Calls at once for one batch.
+    pub parallel: usize,
+    /// For how long answers are kept.
+    pub keep: Keep,
+}
+
+/// The directory.
+#[derive(Clone)]
+pub struct GraphDirectory(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    client: reqwest::Client,
+    credential: Arc<dyn TokenCredential>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    cache: Cache,
+    /// Nobody calls before this.
+    quiet_until: Mutex<Option<Instant>>,
+}
+
+impl GraphDirectory {
+    /// The directory at this address. Nobody is asked anything yet.
+    pub fn open(
+        settings: Settings,
+        reach: &Reach,
+        credential: Arc<dyn TokenCredential>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, SetupError> {
+        let client = reach.client(false)?;
+        let cache = Cache::new(settings.keep);
+        let quiet_until = Mutex::new(None);
+        Ok(Self(Arc::new(Inner { settings, client, credential, clock, entropy, cache, quiet_until })))
+    }
+}
+
+impl Inner {
+    async fn look_up(&self, device: DeviceId) -> Result<Answer, Error> {
+        let ask = || async {
+            let records = self.devices(&format!("deviceId eq '{device}'"), SELECT, 2, ASKING).await?;
+            Ok::<_, Error>((records, self.clock.now()))
+        };
+        let (records, answered) = self.cache.get(device, self.clock.now(), ask).await?;
+        Ok(Answer { records, answered })
+    }
+
+    async fn devices(
+        &self,
+        filter: &str,
+        select: &str,
+        top: usize,
+        action: &'static str,
+    ) -> Result<Vec<DeviceRecord>, Error> {
+        let mut url = self.settings.url.with("/v1.0/devices");
+        let top = top.to_string();
+        url.query_pairs_mut().extend_pairs([("$filter", filter), ("$select", select), ("$top", &top)]);
+        let mut made = 1;
+        loop {
+            self.wait_for_quiet(action).await?;
+            let failure = match self.call(&url).await {
+                Ok(body) => return answer::records(&body).map_err(|what| corrupt(action, what)),
+                Err(Trouble::Strange(what)) => return Err(corrupt(action, what)),
+                Err(Trouble::Failed(failure)) => failure,
+            };
+            let pause = self.settings.attempts.pause(made, &failure, &*self.entropy);
+            if let Failure::Refused(Refused { status: 429 | 503, retry_after, .. }) = failure {
+                let told = retry_after.map(Duration::from_secs);
+                self.keep_quiet(told.or(pause).unwrap_or(self.settings.attempts.max_delay));
+            }
+            let Some(pause) = pause else { return Err(told(&failure, action)) };
+            tokio::time::sleep(pause).await;
+            made += 1;
+        }
+    }
+
+    async fn call(&self, url: &Url) -> Result<Vec<u8>, Trouble> {
+        let scope = format!("{}/.default", self.settings.url);
+        let token = self.credential.get_token(&[&scope], None).await;
+        let token = token.map_err(|error| match Failure::of(&error) {
+            Failure::Refused(refused) => Failure::NoToken(Some(refused.status)),
+            other => other,
+        })?;
+        let sent = self.client.get(url.clone()).bearer_auth(token.token.secret()).send().await;
+        let mut response = sent.map_err(|_| Failure::Silence("Graph did not answer"))?;
+        note_throttle(&response);
+        if response.status() != StatusCode::OK {
+            let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let retry_after = header.and_then(|text| text.trim().parse().ok());
+            let status = response.status().as_u16();
+            return Err(Failure::Refused(Refused { status, code: None, retry_after }).into());
+        }
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        if !kind.starts_with("application/json") {
+            return Err(Trouble::Strange(
+                "the answer is not JSON; something else answers on the way to Graph",
+            ));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|_| Failure::Silence("Graph's answer broke off"))?
+        {
+            if body.len() + chunk.len() > ANSWER_BYTES {
+                return Err(Trouble::Strange("the answer is too long"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn keep_quiet(&self, pause: Duration) {
+        let until = Instant::now() + pause.min(Duration::from_mins(5));
+        let mut quiet = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *quiet = Some(quiet.map_or(until, |other| other.max(until)));
+    }
+
+    /// Waits while Graph wants to be left alone, if that is not for long.
+    async fn wait_for_quiet(&self, action: &'static str) -> Result<(), Error> {
+        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pause) = until.map(|until| until.saturating_duration_since(Instant::now())) else {
+            return Ok(());
+        };
+        if pause > self.settings.attempts.max_delay {
+            let detail = format!("Graph throttles this app for another {} s", pause.as_secs() + 1);
+            return Err(Error::new(Kind::Unavailable, action, detail));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// Graph says when four fifths of what an app may do are used up.
+fn note_throttle(response: &reqwest::Response) {
+    let header = response.headers().get("x-ms-throttle-limit-percentage");
+    let part = header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<f64>().ok());
+    if let Some(part) = part.filter(|part| *part >= 0.8) {
+        warn!(part, "this app nears its limit at Microsoft Graph, above which it is throttled");
+    }
+}
+
+/// How a call ended that did not end well.
+enum Trouble {
+    Failed(Failure),
+    /// It was answered with something that is no answer of Graph.
+    Strange(&'static str),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn corrupt(action: &'static str, what: &'static str) -> Error {
+    Error::new(Kind::Corrupt, action, what)
+}
+
+fn told(failure: &Failure, action: &'static str) -> Error {
+    let mend = match failure {
+        Failure::Refused(Refused { status: 403, .. }) => {
+            ": this identity needs the application permission Device.Read.All; see docs/AZURE.md"
+        }
+        Failure::Refused(Refused { status: 404, .. }) => ": there are no devices at directory.url",
+        Failure::Refused(Refused { status: 429, .. }) => ": Graph throttles this app",
+        _ => "",
+    };
+    Error::new(failure.during(action).kind(), action, format!("{failure}{mend}"))
+}
+
+#[async_trait]
+impl Directory for GraphDirectory {
+    async fn look_up(&self, devices: Vec<DeviceId>) -> Vec<Result<Answer, Error>> {
+        let asking = devices.into_iter().map(|device| self.0.look_up(device));
+        futures_util::stream::iter(asking).buffered(self.0.settings.parallel.max(1)).collect().await
+    }
+
+    /// Graph lists devices in no order of their ids, and so not in pages that follow an id.
+    async fn page(&self, _: Option<DeviceId>, _: usize) -> Result<Vec<Listed>, Error> {
+        let mend = "Microsoft Graph does not list devices by their ids; ask for one by name or id";
+        Err(Error::new(Kind::Denied, LISTING, mend))
+    }
+
+    async fn named(&self, name: &str) -> Result<Vec<DeviceId>, Error> {
+        // Longer than any name in the directory, or empty: nothing has it.
+        if name.is_empty() || name.chars().count() > 256 {
+            return Ok(Vec::new());
+        }
+        let filter = format!("displayName eq '{}'", name.replace('\'', "''"));
+        let records = self.0.devices(&filter, SELECT, NAMED, LISTING).await?;
+        let mut ids: Vec<DeviceId> = records.into_iter().map(|record| record.device_id).collect();
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+}

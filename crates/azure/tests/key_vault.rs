@@ -1,0 +1,306 @@
+//! The vault's suite against a fake Key Vault that Microsoft's own SDK was run against, and what only Key Vault does.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+use azure_core::time::OffsetDateTime;
+use keyturn_azure::key_vault::{KeyVault, Settings};
+use keyturn_azure::pace::{Bucket, Rate};
+use keyturn_azure::{Attempts, Reach};
+use keyturn_domain::ambient::SystemEntropy;
+use keyturn_domain::entropy::Entropy;
+use keyturn_domain::password::Password;
+use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault as _, VaultReader as _};
+use keyturn_ports::{Error, Kind};
+use keyturn_testkit::azure::identity;
+use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
+use keyturn_testkit::clock::ManualClock;
+use keyturn_testkit::conformance;
+use keyturn_testkit::conformance::{Subject, sample};
+
+/// Tokens for whatever is asked for.
+#[derive(Debug)]
+struct Tokens;
+
+#[async_trait]
+impl TokenCredential for Tokens {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        let audience = scopes[0].trim_end_matches("/.default");
+        let expires = OffsetDateTime::from_unix_timestamp(identity::EXPIRES.try_into().unwrap()).unwrap();
+        Ok(AccessToken::new(identity::token(audience), expires))
+    }
+}
+
+struct Fresh {
+    fake: FakeKeyVault,
+    vault: KeyVault,
+    clock: ManualClock,
+}
+
+const GENEROUS: Rate = Rate { per_second: 1000, burst: 1000, patience: Duration::from_secs(5) };
+
+fn settings(fakes: &[&FakeKeyVault]) -> Settings {
+    Settings {
+        urls: fakes.iter().map(|fake| fake.server.url().parse().unwrap()).collect(),
+        read_urls: Vec::new(),
+        danger_unverified_challenge: true,
+        attempts: Attempts {
+            most: 3,
+            first_delay: Duration::from_millis(10),
+            max_delay: Duration::from_secs(2),
+        },
+        parallel: 8,
+    }
+}
+
+fn open(fakes: &[&FakeKeyVault], settings: &Settings, rate: Rate) -> KeyVault {
+    let ca = fakes.iter().map(|fake| fake.server.ca.clone()).collect::<String>();
+    let reach = Reach { timeout: Duration::from_millis(500), ca: Some(ca.into_bytes()), proxy: None };
+    let credential: Arc<dyn TokenCredential> = Arc::new(Tokens);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    KeyVault::open(settings, &reach, &credential, Arc::new(Bucket::new(rate)), &entropy).unwrap()
+}
+
+impl Subject for Fresh {
+    type Engine = KeyVault;
+
+    async fn fresh() -> Self {
+        let clock = ManualClock::default();
+        let fake = FakeKeyVault::start(Arc::new(clock.clone())).await;
+        let vault = open(&[&fake], &settings(&[&fake]), GENEROUS);
+        Self { fake, vault, clock }
+    }
+
+    fn engine(&self) -> &KeyVault {
+        &self.vault
+    }
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+}
+
+conformance!(vault, Fresh);
+
+/// Version `n` of device `of`, made for message `n`.
+fn minted(of: u8, n: u8) -> NewVersion {
+    NewVersion {
+        request: sample::request(n),
+        version: sample::version(n),
+        lane: sample::lane_key(of, 1).id(),
+        password: Password::new(format!("canary-{n}")),
+        tags: Tags {
+            user_name: "Administrator".to_owned(),
+            device: sample::device(of),
+            device_name: "LAB-1".to_owned(),
+            serial_number: "S".repeat(300),
+        },
+    }
+}
+
+async fn put(vault: &KeyVault, version: NewVersion) -> Result<Entry, Error> {
+    vault.put(vec![version]).await.remove(0)
+}
+
+async fn find(vault: &KeyVault, of: u8, n: u8) -> Option<Entry> {
+    let sought = Sought { device: sample::device(of), request: sample::request(n) };
+    vault.find(vec![sought]).await.remove(0).unwrap()
+}
+
+fn name(of: u8) -> String {
+    format!("lap-{}-next", sample::device(of))
+}
+
+#[tokio::test]
+async fn a_version_lies_where_people_with_plain_tools_look() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    let entry = put(&vault, minted(1, 1)).await.unwrap();
+    assert_eq!(fake.names(), [name(1)]);
+    let (id, value, tags) = fake.versions(&name(1)).remove(0);
+    assert_eq!(entry.vault_ref, format!("{}/secrets/{}/{id}", fake.server.url(), name(1)));
+    let value: serde_json::Value = serde_json::from_str(&value).unwrap();
+    assert_eq!(value["password"], "canary-1");
+    assert_eq!(tags["rid"], sample::request(1).to_string());
+    assert_eq!((&*tags["UserName"], &*tags["DeviceName"]), ("Administrator", "LAB-1"));
+    assert_eq!(tags["AzureADDeviceID"], sample::device(1).to_string());
+    assert_eq!(tags["SerialNumber"].len(), 256, "cut to what a tag holds");
+    assert_eq!(tags.len(), 7);
+}
+
+/// Whatever becomes of a write, there is one version after it, and it is the one that is told of.
+#[tokio::test]
+async fn an_unknown_outcome_writes_once() {
+    for fault in [
+        Fault::DoneInSilence,
+        Fault::Silence,
+        Fault::DoneThen500,
+        Fault::DoneThenHtml,
+        Fault::DoneThenCut,
+        Fault::Unavailable,
+        Fault::Throttled(None),
+        Fault::Throttled(Some(1)),
+    ] {
+        let Fresh { fake, vault, .. } = Fresh::fresh().await;
+        fake.faults(Call::Set, [fault.clone()]);
+        let entry = put(&vault, minted(1, 1)).await.unwrap();
+        assert!(fake.all_happened(), "{fault:?}");
+        assert_eq!(fake.versions(&name(1)).len(), 1, "{fault:?}");
+        assert_eq!(find(&vault, 1, 1).await, Some(entry.clone()), "{fault:?}");
+        let read = vault.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap().unwrap();
+        assert_eq!(read.expose(), "canary-1");
+    }
+}
+
+/// A rotator that dies after the write was made and before it heard of it: the next one finds the version.
+#[tokio::test]
+async fn a_death_after_the_put_leaves_a_version_that_is_found() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    fake.faults(Call::Set, [Fault::DoneInSilence]);
+    let dying = tokio::spawn({
+        let vault = vault.clone();
+        async move { put(&vault, minted(1, 1)).await }
+    });
+    while fake.versions(&name(1)).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    dying.abort();
+    assert!(dying.await.unwrap_err().is_cancelled());
+    let next = open(&[&fake], &settings(&[&fake]), GENEROUS);
+    let found = find(&next, 1, 1).await.unwrap();
+    assert_eq!(found.version, sample::version(1));
+    assert_eq!(put(&next, minted(1, 1)).await.unwrap(), found);
+    assert_eq!(fake.versions(&name(1)).len(), 1);
+}
+
+/// Two rotators with the same message at once: each may have written, and both are told the same one afterwards.
+#[tokio::test]
+async fn two_rotators_agree_on_the_first_version() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    let other = open(&[&fake], &settings(&[&fake]), GENEROUS);
+    let mut twin = minted(1, 2);
+    twin.request = sample::request(1);
+    let (one, two) = tokio::join!(put(&vault, minted(1, 1)), put(&other, twin));
+    let both = [one.unwrap(), two.unwrap()];
+    let found = find(&vault, 1, 1).await;
+    assert_eq!(found, find(&other, 1, 1).await);
+    assert!(both.contains(&found.unwrap()));
+    assert_eq!(fake.versions(&name(1)).len(), 2);
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart_and_say_what_to_do() {
+    for (fault, kind, word) in [
+        (Fault::Forbidden(Some("ForbiddenByRbac")), Kind::Denied, "docs/AZURE.md"),
+        (Fault::Forbidden(Some("ForbiddenByFirewall")), Kind::Denied, "firewall"),
+        (Fault::Forbidden(None), Kind::Unavailable, "fails over"),
+        (Fault::Throttled(Some(60)), Kind::Unavailable, "creations_per_second"),
+    ] {
+        let Fresh { fake, vault, .. } = Fresh::fresh().await;
+        fake.faults(Call::Set, [fault]);
+        let error = put(&vault, minted(1, 1)).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+        assert_eq!(fake.count(Call::Set), 1, "no second attempt: {error}");
+    }
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    put(&vault, minted(1, 1)).await.unwrap();
+    fake.delete(&name(1));
+    let error = put(&vault, minted(1, 2)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.to_string().contains("recover it"), "{error}");
+}
+
+/// One device's trouble is not another's.
+#[tokio::test]
+async fn a_put_that_fails_does_not_fail_the_others() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    put(&vault, minted(1, 1)).await.unwrap();
+    fake.delete(&name(1));
+    let put = vault.put(vec![minted(1, 2), minted(2, 3)]).await;
+    assert!(put[0].is_err());
+    assert_eq!(put[1].as_ref().unwrap().version, sample::version(3));
+}
+
+/// Whoever may set secrets may change tags. That finds a version for another message at most; another lane's it never
+/// is, because the value says so.
+#[tokio::test]
+async fn tags_are_not_believed() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    let entry = put(&vault, minted(1, 1)).await.unwrap();
+    let other = sample::lane_key(1, 9).id();
+    fake.retag(&name(1), "lane", &other.to_string());
+    let found = find(&vault, 1, 1).await.unwrap();
+    assert_eq!(found.lane, other);
+    let error = vault.read(other, entry.version, &found.vault_ref).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(vault.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap().is_some());
+    fake.retag(&name(1), "rid", "not a message");
+    assert_eq!(find(&vault, 1, 1).await, None);
+}
+
+/// A reference to a vault that is not ours is nowhere that a token goes to.
+#[tokio::test]
+async fn a_reference_to_another_vault_is_refused() {
+    let (one, two) = (Fresh::fresh().await, Fresh::fresh().await);
+    let entry = put(&one.vault, minted(1, 1)).await.unwrap();
+    let error = two.vault.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.to_string().contains("vault.read_urls"), "{error}");
+    let reading = Settings { read_urls: settings(&[&one.fake]).urls, ..settings(&[&two.fake]) };
+    let both = open(&[&one.fake, &two.fake], &reading, GENEROUS);
+    assert!(both.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap().is_some());
+    assert_eq!(both.history(sample::device(1)).await.unwrap(), [entry]);
+}
+
+/// More versions than a page, on several vaults; each device's are together.
+#[tokio::test]
+async fn devices_are_spread_over_vaults_and_pages_are_followed() {
+    let clock = ManualClock::default();
+    let (one, two) =
+        (FakeKeyVault::start(Arc::new(clock.clone())).await, FakeKeyVault::start(Arc::new(clock)).await);
+    let vault = open(&[&one, &two], &settings(&[&one, &two]), GENEROUS);
+    for result in vault.put((1..=60).map(|n| minted(n, n)).collect()).await {
+        result.unwrap();
+    }
+    // The ports, and so the names, are random: each vault has some of them all but surely (1 in 2^59 not).
+    assert!(!one.names().is_empty() && !two.names().is_empty());
+    assert_eq!(one.names().len() + two.names().len(), 60);
+    for result in vault.put((61..=120).map(|n| minted(7, n)).collect()).await {
+        result.unwrap();
+    }
+    assert_eq!(vault.history(sample::device(7)).await.unwrap().len(), 61);
+    assert!(find(&vault, 7, 120).await.is_some());
+}
+
+#[tokio::test]
+async fn writes_wait_for_their_turn_and_do_not_wait_for_ever() {
+    let Fresh { fake, .. } = Fresh::fresh().await;
+    let slow = Rate { per_second: 1, burst: 2, patience: Duration::ZERO };
+    let vault = open(&[&fake], &settings(&[&fake]), slow);
+    let put = vault.put((1..=4).map(|n| minted(n, n)).collect()).await;
+    assert_eq!(put.iter().filter(|result| result.is_ok()).count(), 2);
+    let told = put.into_iter().filter_map(Result::err).map(|error| error.kind()).collect::<Vec<_>>();
+    assert_eq!(told, [Kind::Unavailable, Kind::Unavailable]);
+    assert_eq!(fake.count(Call::Set), 2);
+}
+
+#[tokio::test]
+async fn a_strange_host_has_to_be_allowed() {
+    let Fresh { fake, .. } = Fresh::fresh().await;
+    let strict = Settings { danger_unverified_challenge: false, ..settings(&[&fake]) };
+    let reach = Reach { timeout: Duration::from_secs(1), ca: None, proxy: None };
+    let credential: Arc<dyn TokenCredential> = Arc::new(Tokens);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let error =
+        KeyVault::open(&strict, &reach, &credential, Arc::new(Bucket::new(GENEROUS)), &entropy).unwrap_err();
+    assert!(error.to_string().contains("danger_unverified_challenge"), "{error}");
+}

@@ -1,0 +1,262 @@
+//! Settings of Azure's services, typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyturn_azure::credential::Credential;
+use keyturn_azure::pace::Rate;
+use keyturn_azure::{Attempts, HttpsUrl, Reach, graph, key_vault};
+
+use super::sections::{Azure, AzureCredential, Sections};
+
+/// Where versions are kept.
+#[derive(Clone, Debug)]
+pub enum VaultEngine {
+    /// In the database, sealed.
+    Embedded,
+    /// In Azure Key Vault, at this pace.
+    KeyVault(key_vault::Settings, Rate),
+}
+
+/// Where devices are looked up.
+#[derive(Clone, Debug)]
+pub enum DirectoryEngine {
+    /// In the database.
+    Embedded,
+    /// At Microsoft Graph.
+    Graph(graph::Settings),
+}
+
+/// How services of Azure are reached.
+#[derive(Clone, Debug)]
+pub struct AzureAccess {
+    /// As whom.
+    pub credential: Credential,
+    /// Which way.
+    pub reach: Reach,
+}
+
+impl Azure {
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let AzureCredential { secret_file, token_file, .. } = &mut self.credential;
+        [secret_file, token_file, &mut self.ca].into_iter().flatten()
+    }
+
+    fn attempts(&self) -> Attempts {
+        Attempts { most: self.attempts, first_delay: self.first_delay.0, max_delay: self.max_delay.0 }
+    }
+}
+
+impl Sections {
+    /// Where versions are kept; or what is wrong, each with its key.
+    pub(super) fn vault_engine(&self) -> Result<VaultEngine, Vec<String>> {
+        let (section, mut problems) = (&self.vault, Vec::new());
+        match section.engine.as_str() {
+            "embedded" if section.urls.is_empty() && section.read_urls.is_empty() => {
+                return Ok(VaultEngine::Embedded);
+            }
+            "embedded" => problems
+                .push("vault.urls, vault.read_urls: they go with vault.engine = \"key-vault\"".to_owned()),
+            "key-vault" => {}
+            other => problems.push(format!("vault.engine: «{other}» is not one of embedded, key-vault")),
+        }
+        let urls = origins("vault.urls", &section.urls, &mut problems);
+        let read_urls = origins("vault.read_urls", &section.read_urls, &mut problems);
+        let minute = Duration::from_mins(1);
+        let rules = [
+            (urls.is_empty(), "vault.urls: vault.engine = \"key-vault\" needs at least one address"),
+            (
+                !(1..=30).contains(&section.creations_per_second),
+                "vault.creations_per_second: must be 1 to 30; Key Vault takes 300 in 10 seconds",
+            ),
+            (!(1..=300).contains(&section.creations_burst), "vault.creations_burst: must be 1 to 300"),
+            (section.turn_patience.0 > minute, "vault.turn_patience: must be at most 1m"),
+            (!(1..=256).contains(&section.parallel), "vault.parallel: must be 1 to 256"),
+        ];
+        problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let settings = key_vault::Settings {
+            urls,
+            read_urls,
+            danger_unverified_challenge: section.danger_unverified_challenge,
+            attempts: self.azure.attempts(),
+            parallel: section.parallel,
+        };
+        let rate = Rate {
+            per_second: section.creations_per_second,
+            burst: section.creations_burst,
+            patience: section.turn_patience.0,
+        };
+        Ok(VaultEngine::KeyVault(settings, rate))
+    }
+
+    /// Where devices are looked up; or what is wrong, each with its key.
+    pub(super) fn directory_engine(&self) -> Result<DirectoryEngine, Vec<String>> {
+        let (section, mut problems) = (&self.directory, Vec::new());
+        match section.engine.as_str() {
+            "embedded" => return Ok(DirectoryEngine::Embedded),
+            "graph" => {}
+            other => problems.push(format!("directory.engine: «{other}» is not one of embedded, graph")),
+        }
+        let url = origins("directory.url", std::slice::from_ref(&section.url), &mut problems);
+        let finding = self.trust.finding_max_age.0;
+        let rules = [
+            (
+                section.keep.0 >= finding || section.keep_unknown.0 >= finding,
+                "directory.keep, directory.keep_unknown: must be less than trust.finding_max_age",
+            ),
+            (!(1..=1000).contains(&section.keep_uses), "directory.keep_uses: must be 1 to 1000"),
+            (
+                !(1..=10_000_000).contains(&section.keep_entries),
+                "directory.keep_entries: must be 1 to 10000000",
+            ),
+            (!(1..=256).contains(&section.parallel), "directory.parallel: must be 1 to 256"),
+        ];
+        problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        let keep = graph::Keep {
+            known: section.keep.0,
+            unknown: section.keep_unknown.0,
+            uses: section.keep_uses,
+            entries: section.keep_entries,
+        };
+        let (attempts, parallel) = (self.azure.attempts(), section.parallel);
+        match url.into_iter().next().filter(|_| problems.is_empty()) {
+            Some(url) => Ok(DirectoryEngine::Graph(graph::Settings { url, attempts, parallel, keep })),
+            None => Err(problems),
+        }
+    }
+
+    /// Whether anything of Azure is used.
+    fn uses_azure(&self) -> bool {
+        self.vault.engine == "key-vault" || self.directory.engine == "graph"
+    }
+
+    /// How services of Azure are reached, if one is used; or what is wrong, each with its key.
+    pub(super) fn azure_access(&self) -> Result<Option<AzureAccess>, Vec<String>> {
+        if !self.uses_azure() {
+            return Ok(None);
+        }
+        let (section, mut problems) = (&self.azure, Vec::new());
+        let credential = credential(&section.credential).map_err(|problem| problems.push(problem)).ok();
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| format!("azure.ca: {}: cannot be read: {error}", path.display()))
+        };
+        let ca = section.ca.as_ref().map(read).transpose().unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        let second = Duration::from_secs(1);
+        let rules = [
+            (
+                !(second..=Duration::from_mins(2)).contains(&section.timeout.0),
+                "azure.timeout: must be 1s to 2m",
+            ),
+            (!(1..=10).contains(&section.attempts), "azure.attempts: must be 1 to 10"),
+            (
+                section.first_delay.0.is_zero() || section.max_delay.0 < section.first_delay.0,
+                "azure.first_delay, azure.max_delay: must not be zero, and the second at least the first",
+            ),
+            (section.max_delay.0 > Duration::from_mins(1), "azure.max_delay: must be at most 1m"),
+        ];
+        problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        let reach = Reach { timeout: section.timeout.0, ca, proxy: section.proxy.clone() };
+        match credential.filter(|_| problems.is_empty()) {
+            Some(credential) => Ok(Some(AzureAccess { credential, reach })),
+            None => Err(problems),
+        }
+    }
+}
+
+fn origins(key: &str, texts: &[String], problems: &mut Vec<String>) -> Vec<HttpsUrl> {
+    let mut urls: Vec<HttpsUrl> = Vec::new();
+    for text in texts {
+        match text.parse::<HttpsUrl>() {
+            Ok(url) if urls.contains(&url) => problems.push(format!("{key}: {url} is there twice")),
+            Ok(url) => urls.push(url),
+            Err(error) => problems.push(format!("{key}: {error}")),
+        }
+    }
+    urls
+}
+
+fn credential(section: &AzureCredential) -> Result<Credential, String> {
+    let AzureCredential { kind, tenant_id, client_id, secret_file, token_file } = section;
+    for (key, value) in [("tenant_id", tenant_id), ("client_id", client_id)] {
+        let is_guid = |text: &String| keyturn_domain::ids::DeviceId::parse_any_case(text).is_ok();
+        if value.as_ref().is_some_and(|text| !is_guid(text)) {
+            return Err(format!("azure.credential.{key}: must be a GUID"));
+        }
+    }
+    let (tenant_id, client_id) = (tenant_id.clone(), client_id.clone());
+    match (kind.as_str(), secret_file.clone(), token_file.clone()) {
+        ("managed-identity", None, None) => Ok(Credential::ManagedIdentity { client_id }),
+        ("workload-identity", None, token_file) => {
+            Ok(Credential::WorkloadIdentity { tenant_id, client_id, token_file })
+        }
+        ("azure-cli", None, None) => Ok(Credential::AzureCli { tenant_id }),
+        ("client-secret", Some(secret_file), None) => match (tenant_id, client_id) {
+            (Some(tenant_id), Some(client_id)) => {
+                Ok(Credential::ClientSecret { tenant_id, client_id, secret_file })
+            }
+            _ => Err("azure.credential: kind = \"client-secret\" needs tenant_id and client_id".to_owned()),
+        },
+        ("client-secret", None, _) => {
+            Err("azure.credential.secret_file: kind = \"client-secret\" needs the file that has the secret"
+                .to_owned())
+        }
+        ("managed-identity" | "workload-identity" | "azure-cli" | "client-secret", ..) => {
+            Err("azure.credential: secret_file goes with kind = \"client-secret\" alone, token_file with \
+                 \"workload-identity\" alone"
+                .to_owned())
+        }
+        (other, ..) => Err(format!(
+            "azure.credential.kind: «{other}» is not one of managed-identity, workload-identity, azure-cli, client-secret"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::load;
+    use super::VaultEngine;
+
+    const KEY_VAULT: &str = "[deployment]\nname = \"a\"\n[vault]\nengine = \"key-vault\"\n";
+
+    #[test]
+    fn a_vault_of_azure_is_configured_by_its_address() {
+        let config = load(&format!("{KEY_VAULT}urls = [\"https://one.vault.azure.net/\"]\n")).unwrap();
+        let VaultEngine::KeyVault(settings, rate) = config.vault else { panic!("another engine") };
+        assert_eq!(settings.urls[0].to_string(), "https://one.vault.azure.net");
+        assert_eq!((rate.per_second, rate.burst), (25, 50));
+        assert!(config.azure.is_some());
+        assert!(load("[deployment]\nname = \"a\"\n").unwrap().azure.is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_key() {
+        let good = format!("{KEY_VAULT}urls = [\"https://one.vault.azure.net\"]\n");
+        for (text, part) in [
+            (KEY_VAULT.to_owned(), "vault.urls: vault.engine"),
+            (format!("{KEY_VAULT}urls = [\"http://one.vault.azure.net\"]\n"), "vault.urls: \"http"),
+            (format!("{KEY_VAULT}urls = [\"https://a.b\", \"https://a.b/\"]\n"), "there twice"),
+            ("[deployment]\nname = \"a\"\n[vault]\nurls = [\"https://a.b\"]\n".to_owned(), "they go with"),
+            ("[deployment]\nname = \"a\"\n[vault]\nengine = \"keyvault\"\n".to_owned(), "vault.engine"),
+            (format!("{good}creations_per_second = 31\n"), "creations_per_second"),
+            (format!("{good}[azure.credential]\nkind = \"client-secret\"\n"), "secret_file"),
+            (format!("{good}[azure.credential]\nsecret = \"x\"\n"), "unknown field `secret`"),
+            (format!("{good}[azure.credential]\nkind = \"password\"\n"), "azure.credential.kind"),
+            (format!("{good}[azure.credential]\nclient_id = \"../x\"\n"), "must be a GUID"),
+            (format!("{good}[azure]\nattempts = 0\n"), "azure.attempts"),
+            (format!("{good}[directory]\nengine = \"entra\"\n"), "directory.engine"),
+            (format!("{good}[directory]\nengine = \"graph\"\nkeep = \"1h\"\n"), "trust.finding_max_age"),
+            (format!("{good}[directory]\nengine = \"graph\"\nurl = \"http://g\"\n"), "directory.url"),
+            (format!("{good}[azure]\nca = \"nowhere.pem\"\n"), "azure.ca"),
+        ] {
+            let error = load(&text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

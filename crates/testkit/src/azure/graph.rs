@@ -1,0 +1,179 @@
+//! A fake of the one thing that is asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
+//! `displayName` (<https://learn.microsoft.com/graph/api/device-list>).
+
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::indexing_slicing,
+    reason = "what a test stands on fails by panicking"
+)]
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use keyturn_ports::directory::DeviceRecord;
+use serde_json::{Map, Value, json};
+
+use super::https::HttpsServer;
+use super::identity;
+
+/// What becomes of a call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status, with so many seconds in `Retry-After`, or without one.
+    Status(u16, Option<u64>),
+    /// 200 with a page of a proxy.
+    Html,
+    /// 200 with half of the answer.
+    Cut,
+    /// No answer.
+    Silence,
+}
+
+/// A directory; gone when it is dropped.
+#[derive(Debug)]
+pub struct FakeGraph {
+    /// Its server.
+    pub server: HttpsServer,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    origin: String,
+    devices: Mutex<Vec<Value>>,
+    faults: Mutex<VecDeque<Fault>>,
+    always: Mutex<Option<Fault>>,
+    calls: Mutex<usize>,
+}
+
+impl FakeGraph {
+    /// An empty directory on a port of its own.
+    pub async fn start() -> Self {
+        let mut shared = None;
+        let server = HttpsServer::serve(SocketAddr::from(([127, 0, 0, 1], 0)), |address| {
+            let made = Arc::new(Shared { origin: format!("https://{address}"), ..Shared::default() });
+            shared = Some(Arc::clone(&made));
+            Router::new().fallback(answer).with_state(made)
+        })
+        .await;
+        Self { server, shared: shared.expect("it was made") }
+    }
+
+    /// Adds a record. There may be several of one device, which a real directory should not have.
+    pub fn add(&self, record: &DeviceRecord) {
+        let mut value = serde_json::to_value(record).expect("a record is JSON");
+        // Capitals, as GUIDs may come.
+        let id = record.device_id.to_string().to_ascii_uppercase();
+        value["deviceId"] = json!(id);
+        self.shared.devices.lock().expect("nobody panicked").push(value);
+    }
+
+    /// Changes every record.
+    pub fn change(&self, change: impl FnMut(&mut Value)) {
+        self.shared.devices.lock().expect("nobody panicked").iter_mut().for_each(change);
+    }
+
+    /// Adds a second record of every device.
+    pub fn duplicate(&self) {
+        let mut devices = self.shared.devices.lock().expect("nobody panicked");
+        let twins = devices.clone();
+        devices.extend(twins);
+    }
+
+    /// The next calls go wrong, one each.
+    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.shared.faults.lock().expect("nobody panicked").extend(faults);
+    }
+
+    /// Leaves one record of each device.
+    pub fn single(&self) {
+        let mut devices = self.shared.devices.lock().expect("nobody panicked");
+        devices.dedup_by_key(|device| device["deviceId"].clone());
+    }
+
+    /// Every call goes wrong, until told otherwise.
+    pub fn always(&self, fault: Option<Fault>) {
+        *self.shared.always.lock().expect("nobody panicked") = fault;
+    }
+
+    /// How many calls came in with a token.
+    pub fn calls(&self) -> usize {
+        *self.shared.calls.lock().expect("nobody panicked")
+    }
+}
+
+fn refuse(status: u16, code: &str, retry_after: Option<u64>) -> Response {
+    let status = StatusCode::from_u16(status).expect("a status");
+    let body =
+        json!({ "error": { "code": code, "message": "a fake's message", "innerError": {} } }).to_string();
+    let mut response = (status, [("content-type", "application/json")], body).into_response();
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert("retry-after", seconds.into());
+    }
+    response
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    // The fake has no clock: its tokens expire in 2100.
+    if !identity::admits(request.headers(), &shared.origin, 0) {
+        return refuse(401, "InvalidAuthenticationToken", None);
+    }
+    *shared.calls.lock().expect("nobody panicked") += 1;
+    let next = shared.faults.lock().expect("nobody panicked").pop_front();
+    let fault = next.or_else(|| shared.always.lock().expect("nobody panicked").clone());
+    match fault {
+        Some(Fault::Status(status, retry_after)) => return refuse(status, "Fault", retry_after),
+        Some(Fault::Html) => {
+            return (StatusCode::OK, [("content-type", "text/html")], "<html>sign in</html>").into_response();
+        }
+        Some(Fault::Silence) => return std::future::pending().await,
+        _ => {}
+    }
+    if (request.method(), request.uri().path()) != (&Method::GET, "/v1.0/devices") {
+        return refuse(400, "BadRequest", None);
+    }
+    let Some(found) = find(&shared, request.uri().query().unwrap_or("")) else {
+        return refuse(400, "Request_UnsupportedQuery", None);
+    };
+    let text =
+        json!({ "@odata.context": format!("{}/v1.0/$metadata#devices", shared.origin), "value": found });
+    let mut text = text.to_string();
+    if matches!(fault, Some(Fault::Cut)) {
+        text.truncate(text.len() / 2);
+    }
+    (StatusCode::OK, [("content-type", "application/json;odata.metadata=minimal")], Body::from(text))
+        .into_response()
+}
+
+/// Strict: exactly a filter of one equality, a selection and a bound.
+fn find(shared: &Shared, query: &str) -> Option<Vec<Value>> {
+    let query: HashMap<String, String> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    if query.len() != 3 {
+        return None;
+    }
+    let top: usize = query.get("$top")?.parse().ok().filter(|top| (1..=999).contains(top))?;
+    let (property, text) = query.get("$filter")?.split_once(" eq ")?;
+    let text = text.strip_prefix('\'')?.strip_suffix('\'')?;
+    // A quote within is doubled; a single one would end the text.
+    if text.replace("''", "").contains('\'') || !["deviceId", "displayName"].contains(&property) {
+        return None;
+    }
+    let wanted = text.replace("''", "'");
+    let select: Vec<&str> = query.get("$select")?.split(',').collect();
+    let fits =
+        |device: &&Value| device[property].as_str().is_some_and(|has| has.eq_ignore_ascii_case(&wanted));
+    let chosen = |device: &Value| {
+        let all = device.as_object().into_iter().flatten();
+        let named = all.filter(|(name, _)| select.contains(&name.as_str()));
+        Value::Object(named.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
+    };
+    let devices = shared.devices.lock().expect("nobody panicked");
+    Some(devices.iter().filter(fits).take(top).map(chosen).collect())
+}

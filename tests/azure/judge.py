@@ -1,0 +1,111 @@
+"""Microsoft's own client of Key Vault against the fake that our tests stand on.
+
+Usage: judge.py FAKE (the program of crates/testkit/examples/fake_key_vault.rs)
+"""
+
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+import time
+
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.keyvault.secrets import SecretClient
+
+
+class Tokens:
+    """Unsigned tokens for whatever is asked for."""
+
+    def __init__(self):
+        self.scopes = set()
+
+    def get_token(self, *scopes, **_):
+        self.scopes.update(scopes)
+        audience = scopes[0].removesuffix("/.default")
+        part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+        expires = int(time.time()) + 3600
+        token = ".".join([part({"alg": "RS256"}), part({"aud": audience, "exp": expires}), "c2ln"])
+        return AccessToken(token, expires)
+
+
+def raises(kind, status, call):
+    try:
+        call()
+    except kind as error:
+        assert error.status_code == status, error.status_code
+        return error
+    raise AssertionError(f"{kind.__name__} was expected")
+
+
+def main():
+    with tempfile.NamedTemporaryFile(suffix=".pem") as ca:
+        fake = subprocess.Popen([sys.argv[1], ca.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            url = fake.stdout.readline().strip()
+
+            def tell(command):
+                fake.stdin.write(command + "\n")
+                fake.stdin.flush()
+                assert fake.stdout.readline() == "done\n"
+
+            judge(url, ca.name, tell)
+        finally:
+            fake.stdin.close()
+            fake.wait(10)
+
+
+def judge(url, ca, tell):
+    tokens = Tokens()
+    client = SecretClient(url, tokens, verify_challenge_resource=False, connection_verify=ca)
+
+    first = client.set_secret("lap-1", "one", tags={"rid": "a"}, content_type="text/plain")
+    assert tokens.scopes == {"https://vault.azure.net/.default"}, tokens.scopes
+    assert first.properties.tags == {"rid": "a"} and first.properties.content_type == "text/plain"
+    assert abs(first.properties.created_on.timestamp() - time.time()) < 60 and first.properties.enabled
+    second = client.set_secret("lap-1", "two")
+    assert first.properties.version != second.properties.version
+    assert client.get_secret("lap-1").value == "two"
+    assert client.get_secret("lap-1", first.properties.version).value == "one"
+    raises(ResourceNotFoundError, 404, lambda: client.get_secret("lap-2"))
+    raises(ResourceNotFoundError, 404, lambda: client.get_secret("lap-1", "0" * 32))
+
+    for number in range(60):
+        client.set_secret("many", str(number), tags={"number": str(number)})
+    listed = list(client.list_properties_of_secret_versions("many"))
+    assert sorted(int(one.tags["number"]) for one in listed) == list(range(60)), len(listed)
+    assert len({one.version for one in listed}) == 60
+    assert {one.name for one in client.list_properties_of_secrets()} == {"lap-1", "many"}
+    few = client.list_properties_of_secret_versions("many", max_page_size=7).by_page()
+    assert len(list(next(few))) == 7
+
+    changed = client.update_secret_properties("lap-1", first.properties.version, tags={"rid": "b"}, enabled=False)
+    assert changed.tags == {"rid": "b"} and not changed.enabled
+    raises(HttpResponseError, 403, lambda: client.get_secret("lap-1", first.properties.version))
+    raises(HttpResponseError, 400, lambda: client.set_secret("under_score", "x"))
+    raises(HttpResponseError, 400, lambda: client.set_secret("long", "x" * 25601))
+    raises(HttpResponseError, 400, lambda: client.set_secret("tags", "x", tags={str(n): "" for n in range(16)}))
+
+    tell("throttle")
+    before = time.monotonic()
+    client.set_secret("throttled", "x")
+    assert time.monotonic() - before >= 1, "Retry-After was not obeyed"
+    tell("deny")
+    error = raises(HttpResponseError, 403, lambda: client.set_secret("denied", "x"))
+    assert error.error.innererror["code"] == "ForbiddenByRbac", error.error.innererror
+
+    deleted = client.begin_delete_secret("lap-1").result()
+    assert deleted.name == "lap-1" and deleted.recovery_id.startswith(url)
+    raises(ResourceNotFoundError, 404, lambda: client.get_secret("lap-1"))
+    error = raises(ResourceExistsError, 409, lambda: client.set_secret("lap-1", "three"))
+    assert error.error.innererror["code"] == "ObjectIsDeletedButRecoverable"
+    client.begin_recover_deleted_secret("lap-1").wait()
+    assert client.get_secret("lap-1").value == "two"
+    client.begin_delete_secret("many").wait()
+    client.purge_deleted_secret("many")
+    raises(ResourceNotFoundError, 404, lambda: client.get_deleted_secret("many"))
+    print("Microsoft's client of Key Vault finds the fake to be one")
+
+
+main()
