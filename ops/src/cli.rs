@@ -69,6 +69,13 @@ pub(crate) enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(Config),
+    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
+    Doctor,
+    /// Write a file for whoever helps: checks, settings and figures, without any secret.
+    Support {
+        /// The file, which must not exist.
+        to: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod backup;
 mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
+mod doctor;
 mod export;
 pub(crate) mod init;
 mod keys;
@@ -74,6 +75,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Up(up) => return up::run(&arguments, up).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
+        Command::Doctor => return doctor::run(&arguments).await,
+        Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
         Command::Audit(audit) => return audit::run(&open()?, audit).await,

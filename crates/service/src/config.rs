@@ -20,7 +20,7 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::sections::{
-    Admission, Alarms, Backup, Data, DeploymentSection, Health, Ingress, Logs, Password, PolicyEntry,
+    Admission, Alarms, Backup, Data, DeploymentSection, Doctor, Health, Ingress, Logs, Password, PolicyEntry,
     Retention, Rotation, Sections, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 

@@ -7,6 +7,7 @@ mod canary;
 mod cli;
 mod dead_letters;
 mod deployment;
+mod doctor;
 mod hostile;
 mod keys;
 mod processes;
