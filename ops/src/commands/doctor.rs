@@ -13,6 +13,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 pub(super) use self::bundle::write as support;
+pub(super) use self::keys::home;
 use super::Deployment;
 use crate::cli::{Arguments, Output};
 use crate::output::{self, say};

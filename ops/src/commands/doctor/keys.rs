@@ -23,7 +23,7 @@ pub(super) fn examine(deployment: &Deployment) -> Vec<Check> {
 }
 
 /// The folder of the configuration file.
-pub(super) fn home(deployment: &Deployment) -> PathBuf {
+pub(in crate::commands) fn home(deployment: &Deployment) -> PathBuf {
     let keys = &deployment.config.sections.data.keys;
     keys.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
