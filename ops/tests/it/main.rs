@@ -16,3 +16,4 @@ mod recovery;
 mod restore;
 mod rotations;
 mod runbook;
+mod telemetry;
