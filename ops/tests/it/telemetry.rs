@@ -20,7 +20,7 @@ fn sources(folder: &Path, into: &mut String) {
         let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
         if entry.is_dir() && !["target", "tests", ".git", "fuzz"].contains(&name.as_str()) {
             sources(&entry, into);
-        } else if name.ends_with(".rs") {
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
             into.push_str(&fs::read_to_string(&entry).unwrap());
         }
     }
