@@ -69,6 +69,19 @@ pub(crate) enum Command {
     /// The configuration.
     #[command(subcommand)]
     Config(Config),
+    /// How the fleet stands: confirmed, overdue, never escrowed, unverified, on hold, orphaned.
+    Fleet {
+        /// List the devices.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
+    Doctor,
+    /// Write a file for whoever helps: checks, settings and figures, without any secret.
+    Support {
+        /// The file, which must not exist.
+        to: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -256,6 +269,17 @@ pub(crate) enum Device {
         #[arg(long)]
         reason: String,
     },
+    /// Hold a device: it gets no new password, and what it has is shown as before. Later lanes of it are not held.
+    Hold {
+        /// The device: its id, its name in the directory, or its serial number.
+        device: String,
+        /// For how long, like 2h or 14d; until it is released if not given.
+        #[arg(long = "for", value_name = "SPAN")]
+        span: Option<Span>,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+    },
     /// End a hold: the device may have new passwords again.
     Release {
         /// The device: its id, its name in the directory, or its serial number.
@@ -423,7 +447,13 @@ pub(crate) enum Audit {
         limit: usize,
     },
     /// Check that no row was changed, added or taken out.
-    Verify,
+    Verify {
+        /// Check these anchors too: that the end was not cut off, and that it was not all written anew.
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
+    },
+    /// Print the head of the audit, signed, to be kept where whoever has the database cannot reach.
+    Anchor,
     /// Print rows as JSON lines, oldest first, with CloudLAPS's columns (CloudLAPSAudit) beside our own.
     Export {
         /// Only rows from this instant on, like 2026-11-22T00:00:00Z.

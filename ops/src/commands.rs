@@ -1,11 +1,14 @@
 //! One file per noun.
 
+mod anchor;
 mod audit;
 mod backup;
 mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
+mod doctor;
 mod export;
+mod fleet;
 pub(crate) mod init;
 mod keys;
 mod queues;
@@ -74,6 +77,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Up(up) => return up::run(&arguments, up).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
+        Command::Fleet { list } => fleet::run(&open()?, *list).await?,
+        Command::Doctor => return doctor::run(&arguments).await,
+        Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
         Command::Audit(audit) => return audit::run(&open()?, audit).await,

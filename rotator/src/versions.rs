@@ -124,7 +124,12 @@ impl Versions<'_> {
                 (Ready { version, sealed, epk: need.epk, issued }, need.outstanding)
             }));
         }
-        let mut stored = if puts.is_empty() { Vec::new() } else { self.vault.put(puts).await }.into_iter();
+        let stored = if puts.is_empty() { Vec::new() } else { self.vault.put(puts).await };
+        for put in &stored {
+            let outcome = if put.is_ok() { "stored" } else { "failed" };
+            metrics::counter!("keyturn_vault_writes_total", "outcome" => outcome).increment(1);
+        }
+        let mut stored = stored.into_iter();
         let finish = |ready: Result<(Ready, Option<VersionId>), Failure>| {
             let (mut ready, outstanding) = ready?;
             if ready.issued.is_none() && outstanding.is_none() {

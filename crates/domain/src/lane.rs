@@ -138,6 +138,9 @@ pub struct Lane {
     /// No new versions before this instant.
     #[serde(default)]
     pub held_until: Option<UnixMillis>,
+    /// An operator holds the lane: no new versions before this instant, whatever the device says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_hold: Option<UnixMillis>,
     /// A rotation was asked for at this instant; only a version minted later meets it.
     #[serde(default)]
     pub forced: Option<UnixMillis>,
@@ -170,6 +173,7 @@ impl Lane {
             minted: Vec::new(),
             refusals: Vec::new(),
             held_until: None,
+            on_hold: None,
             forced: None,
             hints: Hints::default(),
             about: About::default(),
@@ -201,7 +205,18 @@ impl Lane {
     /// Ends a hold.
     pub fn release(&mut self) {
         self.held_until = None;
+        self.on_hold = None;
         self.refusals.clear();
+    }
+
+    /// Holds the lane until an instant, in an operator's name.
+    pub fn hold(&mut self, until: UnixMillis) {
+        self.on_hold = self.on_hold.max(Some(until));
+    }
+
+    /// Until when the lane gets no new version, if it is held at `now`, by an operator or for its refusals.
+    pub fn held(&self, now: UnixMillis) -> Option<UnixMillis> {
+        self.held_until.max(self.on_hold).filter(|until| *until > now)
     }
 
     /// Takes the lane for one of a ledger that was restored from a backup, as was found at `at`: messages said before

@@ -109,9 +109,20 @@ impl LedgerOperator for Database {
         Ok(self.change_lanes(device, close).await? > 0)
     }
 
+    async fn hold(&self, device: DeviceId, until: UnixMillis) -> Result<usize, Error> {
+        let hold = move |lane: &mut Lane| {
+            let open = lane.closed.is_none();
+            if open {
+                lane.hold(until);
+            }
+            open
+        };
+        self.change_lanes(device, hold).await
+    }
+
     async fn release(&self, device: DeviceId) -> Result<usize, Error> {
         self.change_lanes(device, |lane| {
-            let held = lane.held_until.is_some();
+            let held = lane.held_until.is_some() || lane.on_hold.is_some();
             lane.release();
             held
         })

@@ -155,6 +155,11 @@ impl Worker {
         for (leased, handled) in batch.iter().zip(handled) {
             let settlement = self.settings.retry.settle(leased, &handled.verdict, now, &*self.entropy);
             self.tell(leased, &settlement);
+            if settlement == Settlement::Complete {
+                // From being sent to this stage to being done with it: the wait and the work.
+                metrics::histogram!("keyturn_stage_seconds", "queue" => self.name.as_str())
+                    .record(now.since(leased.enqueued).as_secs_f64());
+            }
             if handled.verdict == Verdict::Done {
                 forward.extend(handled.forward);
             }
@@ -180,6 +185,8 @@ impl Worker {
             Settlement::DeadLetter { reason, error } => {
                 error!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
                     reason = %reason, error, "message is dead-lettered");
+                metrics::counter!("keyturn_dead_letters_total", "queue" => self.name.as_str(), "reason" => reason.as_str())
+                    .increment(1);
                 "dead_lettered"
             }
         };

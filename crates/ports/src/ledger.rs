@@ -215,6 +215,10 @@ pub trait LedgerOperator: Send + Sync {
     /// Closes a lane of the device. Returns whether there is such a lane.
     async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error>;
 
+    /// Holds the open lanes of the device until an instant. Returns how many there were. Lanes that come later are not
+    /// held.
+    async fn hold(&self, device: DeviceId, until: UnixMillis) -> Result<usize, Error>;
+
     /// Ends the holds of the device. Returns how many lanes were held.
     async fn release(&self, device: DeviceId) -> Result<usize, Error>;
 }

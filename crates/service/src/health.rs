@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use keyturn_domain::clock::Clock;
 use keyturn_ports::queue::{Queue, QueueName};
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -12,12 +13,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 ///
 /// `/healthz` answers as long as the process runs; `/readyz` answers 200 only while its engines answer, and says
 /// which does not; `/metrics` is in Prometheus's text format.
-pub fn router(queue: Arc<dyn Queue>, metrics: Option<PrometheusHandle>) -> Router {
+pub fn router(queue: Arc<dyn Queue>, clock: Arc<dyn Clock>, metrics: Option<PrometheusHandle>) -> Router {
     let scraped = Arc::clone(&queue);
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(async move || ready(&*queue).await))
-        .route("/metrics", get(async move || scrape(&*scraped, metrics.as_ref()).await))
+        .route("/metrics", get(async move || scrape(&*scraped, &*clock, metrics.as_ref()).await))
 }
 
 async fn ready(queue: &dyn Queue) -> (StatusCode, String) {
@@ -29,7 +30,7 @@ async fn ready(queue: &dyn Queue) -> (StatusCode, String) {
     (StatusCode::OK, "ready\n".to_owned())
 }
 
-async fn scrape(queue: &dyn Queue, metrics: Option<&PrometheusHandle>) -> String {
+async fn scrape(queue: &dyn Queue, clock: &dyn Clock, metrics: Option<&PrometheusHandle>) -> String {
     for name in QueueName::ALL {
         if let Ok(depth) = queue.depth(name).await {
             let gauges = [
@@ -42,6 +43,9 @@ async fn scrape(queue: &dyn Queue, metrics: Option<&PrometheusHandle>) -> String
                 metrics::gauge!(gauge, "queue" => name.as_str())
                     .set(u32::try_from(value).unwrap_or(u32::MAX));
             }
+            let age = depth.oldest.map(|oldest| clock.now().since(oldest)).unwrap_or_default();
+            metrics::gauge!("keyturn_queue_oldest_message_age_seconds", "queue" => name.as_str())
+                .set(age.as_secs_f64());
             if name == QueueName::Alarms {
                 let undelivered = depth.total.saturating_add(depth.dead);
                 metrics::gauge!("keyturn_alarms_undelivered")

@@ -140,12 +140,12 @@ pub async fn answer(
     }
     let failed = |source| StartError::Bind { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let router = health::router(host.engines.queue(), metrics);
+    let router = health::router(host.engines.queue(), host.engines.clock(), metrics);
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 
 /// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and
-/// from time to time, key files are looked at again.
+/// from time to time, key files are looked at again. At SIGUSR1, logs go down to `debug`, and at the next one back.
 pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, keys, stop) = (signal(SignalKind::hangup())?, host.keys.clone(), host.stop.clone());
@@ -153,6 +153,16 @@ pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             keys.hang_up();
+        }
+    });
+    let (mut more, config) = (signal(SignalKind::user_defined1())?, Arc::clone(&host.config));
+    tokio::spawn(async move {
+        let mut more_logged = false;
+        while more.recv().await.is_some() {
+            more_logged = !more_logged;
+            if telemetry::log_more(&config.sections.logs, more_logged) {
+                info!(debug = more_logged, "told to log more, or as configured");
+            }
         }
     });
     tokio::spawn(async move {

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -30,13 +30,37 @@ where
 {
     let filter = EnvFilter::try_new(&logs.level)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
-    let started = match logs.format.as_str() {
-        "text" => builder.try_init(),
-        _ => builder.json().flatten_event(true).try_init(),
+    let (started, changing) = if logs.format == "text" {
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        (builder.try_init(), changer(move |filter| handle.reload(filter).is_ok()))
+    } else {
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let handle = builder.reload_handle();
+        (builder.try_init(), changer(move |filter| handle.reload(filter).is_ok()))
     };
     // Somebody else's subscriber, in a test, is as good.
-    drop(started);
+    if started.is_ok() {
+        drop(CHANGE.set(changing));
+    }
     Ok(())
+}
+
+type Change = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Puts another filter in place of the one in use.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+fn changer(change: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Change {
+    Box::new(change)
+}
+
+/// Logs everything of Keyturn's own from `debug` up, or, if `more` is not set, what the configuration says. Returns
+/// whether that could be done.
+pub fn log_more(logs: &Logs, more: bool) -> bool {
+    let level = if more { format!("{},keyturn=debug", logs.level) } else { logs.level.clone() };
+    let filter = EnvFilter::try_new(level).ok();
+    CHANGE.get().zip(filter).is_some_and(|(change, filter)| change(filter))
 }
 
 /// Starts counting. None if this process counts already.

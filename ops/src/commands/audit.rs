@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use keyturn_ports::audit::{Action, Row, Verified};
 
-use super::{Deployment, export};
+use super::{Deployment, anchor, export};
 use crate::cli::{Audit, Output};
 use crate::output;
 use crate::output::say;
@@ -15,7 +15,14 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
     match command {
         Audit::List { limit } => list(deployment, &audit.recent(*limit).await?)?,
         Audit::Export { since } => export::audit(deployment, since.as_deref()).await?,
-        Audit::Verify => return verify(deployment, &audit.verify().await?),
+        Audit::Anchor => anchor::make(deployment).await?,
+        Audit::Verify { anchor: None } => return verify(deployment, &audit.verify().await?),
+        Audit::Verify { anchor: Some(file) } => {
+            let code = verify(deployment, &audit.verify().await?)?;
+            let anchors = anchor::check(deployment, file).await?;
+            eprintln!("{anchors} anchors hold.");
+            return Ok(code);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

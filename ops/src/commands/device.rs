@@ -7,6 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::LaneId;
 use keyturn_domain::join_type::JoinTypes;
+use keyturn_domain::span::Span;
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Action;
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, DirectoryAdmin};
 use keyturn_schemas::certificate::DeviceCertificate;
@@ -18,7 +20,10 @@ use serde::Deserialize;
 use super::{Deployment, rotate, show};
 use crate::cli::Device;
 use crate::failure::Failure;
-use crate::resolve;
+use crate::{output, resolve};
+
+/// 9999-01-01: a hold that somebody has to end, by an instant that every column and calendar has room for.
+const FOR_GOOD: UnixMillis = UnixMillis(253_370_764_800_000);
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
     match command {
@@ -34,6 +39,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()>
             show::history(deployment, &resolve::device(&deployment.engines, &which.device).await?).await
         }
         Device::CloseLane { device, lane, reason } => close_lane(deployment, device, lane, reason).await,
+        Device::Hold { device, span, reason } => hold(deployment, device, *span, reason).await,
         Device::Release { device, reason } => release(deployment, device, reason).await,
         Device::RotateNow(rotate) => rotate::now(deployment, rotate).await,
         Device::Rotations { limit } => rotate::list(deployment, *limit).await,
@@ -130,6 +136,23 @@ async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &
     deployment.record(Action::LaneClosed, Some(named.id), reason, &format!("lane {lane}")).await?;
     deployment.engines.ledger_operator().close(named.id, lane, deployment.engines.clock().now()).await?;
     eprintln!("The lane is closed. What it had is among the older versions: `keyturn device history`.");
+    Ok(())
+}
+
+async fn hold(deployment: &Deployment, device: &str, span: Option<Span>, reason: &str) -> Result<()> {
+    let named = resolve::device(&deployment.engines, device).await?;
+    need_reason(reason)?;
+    let now = deployment.engines.clock().now();
+    let until = span.map_or(FOR_GOOD, |span| now.plus(span.0));
+    let (end, detail) = match span {
+        Some(span) => (format!("until {}", output::when(until)), format!("for {span}")),
+        None => ("until it is released".to_owned(), "until released".to_owned()),
+    };
+    deployment.record(Action::RotationHeld, Some(named.id), reason, &detail).await?;
+    match deployment.engines.ledger_operator().hold(named.id, until).await? {
+        0 => eprintln!("{} has no password yet, so there is nothing to hold.", named.title()),
+        _ => eprintln!("{} gets no new password {end}.", named.title()),
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Deployment;
+use super::{Deployment, fleet};
 use crate::cli::Output;
 use crate::output;
 use crate::output::say;
@@ -90,6 +90,7 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     }
     say!("{}", named.title());
     say!("  {}", about(named.record.as_ref()));
+    summary(deployment, named, &lanes, &timeline);
     for lane in &lanes {
         let open = lane.is_open(
             &lanes,
@@ -112,13 +113,39 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
             say!("    a rotation was asked for at {}", output::when(asked));
         }
         if let Some(until) = lane.held_until {
-            say!("    held until {}", output::when(until));
+            say!("    held until {} because its operating system refused passwords", output::when(until));
+        }
+        if let Some(until) = lane.on_hold {
+            say!("    held by an operator until {}", output::when(until));
         }
     }
     for event in &timeline {
         say!("  {}  {}", output::when(event.at), output::printable(tell(event)));
     }
     Ok(())
+}
+
+/// How it stands, when it was heard of, when the next password is due, and why it was refused last.
+fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[Event]) {
+    let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
+    let standing = fleet::standing(named.id, named.record.is_some(), lanes, policies, now);
+    say!("  state: {}", standing.words());
+    match lanes.iter().filter_map(|lane| lane.last).map(|last| last.received).max() {
+        Some(at) => say!("  last heard {}, {} ago", output::when(at), output::ago(at, now)),
+        None => say!("  never heard of"),
+    }
+    match fleet::next_due(named.id, lanes, policies) {
+        Some(due) if due <= now => say!("  the next password is due since {}", output::when(due)),
+        Some(due) => say!("  the next password is due {}", output::when(due)),
+        None => say!("  the next password is due when it checks in"),
+    }
+    let refusal = |event: &&Event| {
+        let refused = matches!(&event.what, Happening::Lane { event: LaneEvent::PasswordRefused { .. }, .. });
+        refused || matches!(event.what, Happening::RequestRefused { .. })
+    };
+    if let Some(event) = timeline.iter().find(refusal) {
+        say!("  last refusal {}: {}", output::when(event.at), output::printable(tell(event)));
+    }
 }
 
 /// Every version ever made for a device, newest first, and what the ledger says of it.

@@ -121,6 +121,8 @@ pub enum MintReason {
 ///   as well when the device is back at a version it had left behind.
 /// - An outstanding version that was refused is outstanding no more but stays in doubt. Several refusals in a
 ///   day hold the lane, until the day is over or the device demands something else of passwords.
+/// - An operator's hold is ended by an operator or by its end, and by nothing that a device says. A held lane gets
+///   what is outstanding again, and nothing new.
 /// - A request that outlived its sender's patience gets no version. Otherwise an outstanding version is sent
 ///   again; else one is minted if it is the first, forced, due, or the account is missing, within the day's limit.
 ///
@@ -316,7 +318,7 @@ fn answer(
     if let Some(outstanding) = lane.outstanding {
         return Reply::Reseal(outstanding.version);
     }
-    if let Some(until) = lane.held_until.filter(|until| *until > now) {
+    if let Some(until) = lane.held(now) {
         return Reply::Held(until);
     }
     match mint_reason(lane, heard, policy, now) {

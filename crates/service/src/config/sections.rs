@@ -89,6 +89,9 @@ pub struct Sections {
     /// What is logged, on stderr.
     #[config(nested)]
     pub logs: Logs,
+    /// When `keyturn doctor` warns.
+    #[config(nested)]
+    pub doctor: Doctor,
 }
 
 /// The deployment.
@@ -648,4 +651,22 @@ pub struct Logs {
     /// "json", or "text" for people.
     #[config(default = "json")]
     pub format: String,
+}
+
+/// When `keyturn doctor` warns.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Doctor {
+    /// A certificate or key set that ends sooner than this.
+    #[config(default = "30d")]
+    pub certificate_warn: Span,
+    /// A message that waits longer than this.
+    #[config(default = "15m")]
+    pub waiting_warn: Span,
+    /// A write-ahead log of more bytes than this.
+    #[config(default = 1_073_741_824)]
+    pub wal_warn_bytes: u64,
+    /// A disk with fewer bytes free than this.
+    #[config(default = 1_073_741_824)]
+    pub disk_warn_bytes: u64,
 }

@@ -300,7 +300,20 @@ pub async fn releasing_ends_holds(subject: &impl Subject<Engine: Ledger + Ledger
     .await;
     assert_eq!(engine.release(sample::device(1)).await.unwrap(), 1);
     assert_eq!(engine.release(sample::device(1)).await.unwrap(), 0);
-    let free = |lane: &Lane| lane.held_until.is_none() && lane.refusals.is_empty();
+    let until = UnixMillis(9_000);
+    assert_eq!(engine.hold(sample::device(1), until).await.unwrap(), 2);
+    let lanes = engine.lanes(sample::device(1)).await.unwrap();
+    assert!(
+        lanes.iter().all(|lane| lane.held(UnixMillis(8_999)) == Some(until) && lane.held(until).is_none())
+    );
+    assert_eq!(
+        engine.hold(sample::device(1), UnixMillis(1)).await.unwrap(),
+        2,
+        "a shorter hold shortens none"
+    );
+    assert!(engine.lanes(sample::device(1)).await.unwrap() == lanes);
+    assert_eq!(engine.release(sample::device(1)).await.unwrap(), 2);
+    let free = |lane: &Lane| lane.held(UnixMillis(0)).is_none() && lane.refusals.is_empty();
     assert!(engine.lanes(sample::device(1)).await.unwrap().iter().all(free));
 }
 

@@ -1,0 +1,91 @@
+//! `keyturn doctor` and `keyturn support`: what is wrong with a deployment and what mends it, one line for each check.
+//!
+//! Nothing is changed: a transaction that is begun to see whether it can be is rolled back.
+
+mod bundle;
+mod disk;
+mod keys;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+
+pub(super) use self::bundle::write as support;
+pub(super) use self::keys::home;
+use super::Deployment;
+use crate::cli::{Arguments, Output};
+use crate::output::{self, say};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) enum State {
+    /// All is well.
+    Ok,
+    /// It works, and will not for long, or is not as it should be.
+    Warning,
+    /// It does not work, or is not safe.
+    Failed,
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    #[serde(rename = "check")]
+    name: &'static str,
+    state: State,
+    found: String,
+    /// What mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, found: found.into(), mend: None }
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { name, state: State::Warning, found: found.into(), mend: Some(mend.into()) }
+    }
+
+    fn failed(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { name, state: State::Failed, found: found.into(), mend: Some(mend.into()) }
+    }
+}
+
+/// Makes every check and tells each. Ends with 1 if one failed.
+pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let checks = match Deployment::open(arguments) {
+        Ok(deployment) => examine(&deployment).await,
+        Err(error) => {
+            let mend = "nothing else can be looked at before this is mended";
+            vec![Check::failed("configuration", format!("{error:#}"), mend)]
+        }
+    };
+    if arguments.output == Output::Json {
+        output::json(&checks)?;
+    } else {
+        for check in &checks {
+            let word = match check.state {
+                State::Ok => "ok     ",
+                State::Warning => "warning",
+                State::Failed => "failed ",
+            };
+            let mend = check.mend.as_ref().map_or_else(String::new, |mend| format!("; {mend}"));
+            let line = format!("{word} {:<14} {}{mend}", check.name, check.found).replace('\n', " ");
+            say!("{}", output::printable(line));
+        }
+    }
+    let failed = checks.iter().any(|check| check.state == State::Failed);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+    let mut checks = vec![Check::ok("configuration", "it is read, and its database is opened")];
+    checks.extend(keys::examine(deployment));
+    checks.extend(disk::examine(deployment));
+    checks.extend(work::examine(deployment).await);
+    checks
+}

@@ -1,0 +1,119 @@
+//! The clock, the queues, the vault, the directory, the audit.
+
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::audit::Verified;
+use keyturn_ports::queue::QueueName;
+
+use super::{Check, Deployment};
+use crate::output;
+
+/// Versions opened to see whether the vault can be read.
+const OPENED: usize = 64;
+
+pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+    let mut checks = vec![clock(deployment).await];
+    for queue in QueueName::ALL {
+        checks.push(self::queue(deployment, queue).await);
+    }
+    checks.push(vault(deployment).await);
+    checks.push(directory(deployment).await);
+    checks.push(audit(deployment).await);
+    checks
+}
+
+/// What was written lately must not lie in the future.
+async fn clock(deployment: &Deployment) -> Check {
+    const NAME: &str = "clock";
+    let now = deployment.engines.clock().now();
+    let skew = deployment.config.sections.trust.future_skew.0;
+    match deployment.engines.audit().recent(1).await {
+        Ok(rows) => match rows.first().map(|row| row.row.at).filter(|at| at.since(now) > skew) {
+            Some(at) => {
+                let found = format!(
+                    "the newest audit row is of {}, and it is {}",
+                    output::when(at),
+                    output::when(now)
+                );
+                Check::failed(
+                    NAME,
+                    found,
+                    "set the clock by a time server: messages are refused by their times",
+                )
+            }
+            None => Check::ok(NAME, format!("{}, and nothing recorded is later", output::when(now))),
+        },
+        Err(error) => Check::failed(NAME, error.to_string(), "mend the database first"),
+    }
+}
+
+async fn queue(deployment: &Deployment, name: QueueName) -> Check {
+    const NAME: &str = "queue";
+    let depth = match deployment.engines.queue().depth(name).await {
+        Ok(depth) => depth,
+        Err(error) => return Check::failed(NAME, format!("{name}: {error}"), "mend the database first"),
+    };
+    let now = deployment.engines.clock().now();
+    let age = depth.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+    let oldest =
+        depth.oldest.map_or_else(String::new, |at| format!(", the oldest for {}", output::ago(at, now)));
+    let found = format!("{name}: {} wait{oldest}, {} dead", depth.total, depth.dead);
+    if age > deployment.config.sections.doctor.waiting_warn.0 {
+        return Check::warning(
+            NAME,
+            found,
+            "see whether its worker runs, and its log: docs/runbooks/queue-stuck.md",
+        );
+    }
+    if depth.dead > 0 {
+        return Check::warning(NAME, found, "`keyturn dead-letters list`: docs/runbooks/dead-letters.md");
+    }
+    Check::ok(NAME, found)
+}
+
+/// Opens versions that are there; none is made, because it would be nobody's.
+async fn vault(deployment: &Deployment) -> Check {
+    const NAME: &str = "vault";
+    let keys = match deployment.keys.vault() {
+        Ok(keys) => keys,
+        Err(error) => return Check::failed(NAME, error.to_string(), "put the key file back"),
+    };
+    match deployment.engines.vault_keeper(keys).check(0, OPENED).await {
+        Ok(page) if page.damaged.is_empty() => {
+            Check::ok(NAME, format!("{} versions were opened", page.opened))
+        }
+        Ok(page) => {
+            let found = format!("{} of {} versions cannot be opened", page.damaged.len(), page.opened);
+            Check::failed(NAME, found, "`keyturn vault verify` names them; see docs/runbooks/restore.md")
+        }
+        Err(error) => Check::failed(NAME, error.to_string(), "mend the database first"),
+    }
+}
+
+async fn directory(deployment: &Deployment) -> Check {
+    const NAME: &str = "directory";
+    let directory = deployment.engines.directory();
+    let nobody = DeviceId::from_bytes(deployment.engines.entropy().bytes());
+    let asked = match directory.look_up(vec![nobody]).await.pop() {
+        Some(Err(error)) => Err(error),
+        _ => directory.page(None, 1).await,
+    };
+    match asked {
+        Ok(page) if page.is_empty() => {
+            Check::warning(NAME, "it answers, and lists no device", "`keyturn device add` or `device import`")
+        }
+        Ok(_) => Check::ok(NAME, "it answers"),
+        Err(error) => Check::failed(NAME, error.to_string(), "until it answers, no device is trusted"),
+    }
+}
+
+async fn audit(deployment: &Deployment) -> Check {
+    const NAME: &str = "audit";
+    match deployment.engines.audit().verify().await {
+        Ok(Verified::Intact { rows }) => Check::ok(NAME, format!("{rows} rows, the chain is whole")),
+        Ok(Verified::Broken { seq }) => {
+            let mend = "keep the file as evidence and compare with an export: docs/runbooks/audit-broken.md";
+            Check::failed(NAME, format!("row {seq} does not follow from the one before it"), mend)
+        }
+        Err(error) => Check::failed(NAME, error.to_string(), "mend the database first"),
+    }
+}
