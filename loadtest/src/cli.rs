@@ -140,7 +140,15 @@ fn start(run: &Run) -> Result<bool> {
     }
     let fleet = Fleet::load(folder, scenario.devices)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(load(run, &scenario, fleet))?;
+    // Told to end, it drops what it started, which ends the server's processes and removes their folder.
+    let report = runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            report = load(run, &scenario, fleet) => report,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+        }
+    })?;
     report.write(&run.report)?;
     println!("{}", report.told());
     eprintln!("The report is {}.", run.report.join(format!("{}.html", report.scenario)).display());

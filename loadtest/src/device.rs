@@ -37,6 +37,9 @@ pub use trust::Trust;
 /// How often a message is signed anew because a newer one of its lane was known.
 const ANEW: u32 = 3;
 
+/// When a device comes back that was not told when.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What all devices of a run share.
 pub struct World {
     /// The server.
@@ -316,7 +319,16 @@ async fn submit(
     let mut returns = 0;
     loop {
         let call = Call { path, message: Some(text.to_owned()), wait: Duration::ZERO };
-        let reply = exchange(world, connection, call).await?;
+        let reply = match exchange(world, connection, call).await {
+            Ok(reply) => reply,
+            // Whether it was taken is not known; the same bytes are sent again, as the protocol has it.
+            Err(_) if returns < world.behaviour.returns => {
+                returns += 1;
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         match reply.status {
             202 => {
                 let Accepted { ticket } = serde_json::from_slice(&reply.body)?;
@@ -324,7 +336,7 @@ async fn submit(
             }
             429 | 503 if returns < world.behaviour.returns => {
                 returns += 1;
-                tokio::time::sleep(reply.retry_after.unwrap_or(Duration::from_secs(1))).await;
+                tokio::time::sleep(reply.retry_after.unwrap_or(AGAIN)).await;
             }
             turned @ (429 | 503) => return Ok(Submitted::TurnedAway(turned)),
             _ => return Ok(Submitted::Rejected(status(&reply))),

@@ -33,9 +33,9 @@ pub fn make(folder: &Path, devices: u64, keys: u64) -> Result<()> {
     match files.read_manifest()? {
         Some(there) => ensure!(
             there == wanted,
-            "{}: the fleet there has {} keys; say --keys {0}, or choose another folder",
+            "{}: the fleet there has {keys} keys; say --keys {keys}, or choose another folder",
             folder.display(),
-            there.keys
+            keys = there.keys
         ),
         None => write(&files.manifest(), &serde_json::to_vec(&wanted)?)?,
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use keyturn_domain::ids::{DeviceId, VersionId};
@@ -99,17 +100,23 @@ pub fn verify(operator: &Operator, devices: &[Device], since: UnixMillis) -> Res
     Ok(found)
 }
 
-/// Waits until nothing is left to do for the workers, for as long as something happens.
+/// Looks at the queues that may follow one another without a change for the better.
+const STALLS: u32 = 50;
+
+/// Between looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits until nothing is left to do for the workers, for as long as it gets less. A message that moves from queue to
+/// queue is counted on each, so a while without a change means nothing yet.
 fn drain(operator: &Operator) -> Result<()> {
-    let left = || -> Result<u64> { Ok(queues(operator)?.iter().map(|queue| queue.total).sum()) };
-    let mut before = u64::MAX;
-    loop {
-        let now = left()?;
-        if now == 0 || now >= before {
-            return Ok(());
-        }
-        before = now;
+    let (mut least, mut stalls) = (u64::MAX, 0);
+    while least > 0 && stalls < STALLS {
+        let left = queues(operator)?.iter().map(|queue| queue.total).sum();
+        stalls = if left < least { 0 } else { stalls + 1 };
+        least = least.min(left);
+        std::thread::park_timeout(if least > 0 { LOOK } else { Duration::ZERO });
     }
+    Ok(())
 }
 
 fn queues(operator: &Operator) -> Result<Vec<Depth>> {
