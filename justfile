@@ -24,6 +24,11 @@ demo devices="25":
 growth:
     cargo bench -p keyturn-embedded --bench growth
 
+# Loads a deployment on this machine with simulated devices: `just load steady`, see loadtest/scenarios.
+load scenario *options:
+    cargo build --release --workspace --bins
+    target/release/keyturn-loadtest run loadtest/scenarios/{{ scenario }}.toml {{ options }}
+
 # Writes schemas and examples anew, after a change of the wire contract on purpose.
 bless:
     KEYTURN_BLESS=1 cargo test -p keyturn-schemas

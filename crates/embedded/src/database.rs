@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use crate::batch::Batch;
 use crate::epoch;
 use crate::failure::Failure;
+use crate::lookups::Lookups;
 use crate::open::{self, OpenError};
 use crate::readers::Readers;
 use crate::signals::Signals;
@@ -73,6 +74,7 @@ struct Inner {
     signals: Arc<Signals>,
     watcher: Watcher,
     readers: Readers,
+    lookups: Lookups,
     writer: Writer,
     /// Let go last: the lock that says that the file is in use.
     _held: File,
@@ -111,6 +113,7 @@ impl Database {
                 signals,
                 watcher,
                 readers,
+                lookups: Lookups::default(),
                 writer,
                 _held: held,
             }),
@@ -141,6 +144,10 @@ impl Database {
 
     pub(crate) fn watcher(&self) -> &Watcher {
         &self.inner.watcher
+    }
+
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.inner.lookups
     }
 
     /// Runs `work` in the next transaction; see [`Writer::write`].

@@ -28,6 +28,7 @@ mod intake;
 mod queue;
 
 mod ledger;
+mod lookups;
 mod results;
 
 mod backup;

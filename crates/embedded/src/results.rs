@@ -10,20 +10,14 @@ use rusqlite::OptionalExtension as _;
 use crate::batch::Batch;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::lookups::look_up;
 use crate::rows;
 use crate::writer::Durability;
 
 #[async_trait]
 impl ResultReader for Database {
     async fn result(&self, request: RequestId) -> Result<Option<ResultBody>, Error> {
-        let now = rows::to_column(self.now());
-        self.read("reading a result", move |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT body FROM results WHERE request = ?1 AND expires_at > ?2")?;
-            let found = statement.query_row((request.as_bytes(), now), |row| row.get::<_, Option<String>>(0));
-            Ok(found.optional()?.map(|body| body.map_or(ResultBody::Refused, ResultBody::Signed)))
-        })
-        .await
+        look_up(self, request).await
     }
 
     async fn publication(&self) {

@@ -81,6 +81,11 @@ impl Worker {
         if batch.is_empty() {
             return Ok(0);
         }
+        let leased = self.clock.now();
+        for message in batch.iter() {
+            metrics::histogram!("keyturn_queue_wait_seconds", "queue" => self.name.as_str())
+                .record(leased.since(message.enqueued).as_secs_f64());
+        }
         let started = self.clock.monotonic();
         let handled = self.handle_and_renew(&batch).await;
         let took = self.clock.monotonic().saturating_sub(started);

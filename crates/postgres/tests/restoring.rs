@@ -119,14 +119,15 @@ async fn a_recovery_is_noticed_by_those_who_run() {
     assert_eq!(put(&engine, 1, sample::lane(1, 1)).await, Committed::Applied);
     assert_eq!(lane(&engine).await.restored, None);
     database.cluster().recover();
-    // The connections that broke are found out one by one.
+    // The connections that broke are found out one by one, and the server answers when it has recovered.
     let mut tries = 0;
     let restored = loop {
         match engine.restored().await {
             Ok(restored) => break restored,
-            Err(error) => assert!(tries < 50, "{error}"),
+            Err(error) => assert!(tries < 600, "{error}"),
         }
         tries += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(restored.is_some());
     assert_eq!(lane(&engine).await.restored, restored);

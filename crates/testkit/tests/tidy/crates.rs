@@ -9,7 +9,7 @@ use super::{none, rust, tree};
 
 /// Which crates of the workspace each of them may depend on, all without `keyturn-`. An edge that is not here is a
 /// change of the design, and asks for a paragraph in docs/decisions.
-const EDGES: [(&str, &str); 15] = [
+const EDGES: [(&str, &str); 16] = [
     // Values and pure decisions stand on nothing.
     ("domain", ""),
     // The wire contract puts those values into bytes.
@@ -33,6 +33,8 @@ const EDGES: [(&str, &str); 15] = [
     ("agent", "domain schemas"),
     // The operator's command may name everything that is shipped.
     ("ops", "agent domain embedded ingress notifier pipeline ports rotator schemas service validator"),
+    // Devices under load know the contract, as the agent does; everything else they learn from outside.
+    ("loadtest", "domain schemas"),
     // Runs the roles in one process for the tests of every crate, which are all that may depend on it. It composes
     // them itself, by hand and on a clock of its own: not `service`, no program.
     ("testkit", "domain embedded ingress notifier pipeline ports rotator schemas validator"),

@@ -1,0 +1,69 @@
+//! A report of which every part is known.
+
+use super::*;
+use crate::record::{Ended, Record, Timeline};
+
+fn report(verification: Option<Verification>) -> Report {
+    let record = Record::default();
+    for ended in [Ended::Confirmed, Ended::Confirmed, Ended::Failed("<b>".to_owned())] {
+        let mut timeline = Timeline::start(Duration::ZERO);
+        timeline.at_hand();
+        record.add(&timeline, &ended, Duration::ZERO);
+    }
+    let phase = PhaseReport {
+        name: "steady".to_owned(),
+        measured: true,
+        presigned: false,
+        at: 0.0,
+        planned: 3,
+        arrivals_s: 1.0,
+        took_s: 1.0,
+        rate: 3.0,
+        server_us: 900.0,
+        costs: BTreeMap::new(),
+        server: BTreeMap::new(),
+        summary: record.summary(),
+    };
+    Report {
+        scenario: "test".to_owned(),
+        about: "a & b".to_owned(),
+        date: "2026-01-01T00:00:00Z".to_owned(),
+        command: "run".to_owned(),
+        layout: Layout::One,
+        connection: Connections::Rotation,
+        devices: 3,
+        keys: 1,
+        machine: Machine::told(None, None),
+        phases: vec![phase],
+        search: None,
+        verification,
+        judgements: Vec::new(),
+        samples: Vec::new(),
+    }
+}
+
+fn failed(report: &Report, bounds: &Thresholds) -> Vec<String> {
+    judge(report, bounds).into_iter().filter(|one| !one.holds).map(|one| one.what).collect()
+}
+
+#[test]
+fn each_threshold_can_fail_and_can_hold() {
+    let sound = report(Some(Verification::default()));
+    let span = |micros| Some(keyturn_domain::span::Span(Duration::from_micros(micros)));
+    let wide = Thresholds { failed: 1, p50: span(3_600_000_000), p99: span(3_600_000_000), cpu: span(900) };
+    assert!(failed(&sound, &wide).is_empty());
+    let narrow = Thresholds { failed: 0, p50: span(0), p99: span(0), cpu: span(899) };
+    assert_eq!(failed(&sound, &narrow).len(), 4);
+    let lost = report(Some(Verification { faults: 1, ..Verification::default() }));
+    assert_eq!(failed(&lost, &wide), ["versions or messages lost or doubled"]);
+}
+
+#[test]
+fn the_page_is_whole_and_holds_nobodys_markup() {
+    let mut report = report(None);
+    report.judgements = judge(&report, &Thresholds::default());
+    let page = page::of(&report);
+    assert!(page.contains("failed: &lt;b&gt;") && !page.contains("<b>") && page.contains("a &amp; b"));
+    assert!(page.ends_with("</html>\n") && !page.contains("<script") && !page.contains("http"));
+    assert!(report.told().contains("not verified"));
+}
