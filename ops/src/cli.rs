@@ -171,7 +171,7 @@ pub(crate) enum Vault {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Backup {
-    /// Make a backup and check it. Everything else works on; the settings of [backup] say how fast it is.
+    /// Make a backup and check it. Everything else works on; the settings of the section `backup` say how fast it is.
     Create {
         /// The backup's file, which must not exist.
         to: PathBuf,

@@ -26,8 +26,8 @@ pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
 pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
-    Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Retention, Rotation, Sections, State,
-    Tls, Trust, Vault, WebhookEntry, Workers,
+    Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation, Sections,
+    State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.

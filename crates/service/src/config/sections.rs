@@ -3,6 +3,8 @@
 #![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
 
 mod azure;
+mod queues;
+mod state;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use keyturn_domain::span::Span;
 use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
+pub use self::queues::{AzureStorage, Queues};
+pub use self::state::{Postgres, State};
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
 /// Lengths of time are a number and a unit: ms, s, m, h or d.
@@ -116,55 +120,6 @@ pub struct Data {
     /// The folder of the key files, each readable by the roles that need it only.
     #[config(default = "keys")]
     pub keys: PathBuf,
-}
-
-/// Which database the state is in: queues, ledger, results, audit, directory and the sealed vault.
-#[derive(Config, Clone, Debug)]
-#[config(layer_attr(serde(deny_unknown_fields)))]
-pub struct State {
-    /// "embedded" is the file of data.file, for a deployment on one machine. "postgres" is PostgreSQL 15 or later, for
-    /// one on several. docs/POSTGRESQL.md says how to set it up.
-    #[config(default = "embedded")]
-    pub engine: String,
-    /// PostgreSQL, if that is the engine.
-    #[config(nested)]
-    pub postgres: Postgres,
-}
-
-/// How to reach PostgreSQL.
-#[derive(Config, Clone, Debug)]
-#[config(layer_attr(serde(deny_unknown_fields)))]
-pub struct Postgres {
-    /// Where it is, without a password: "postgresql://USER@HOST/DATABASE", or
-    /// "postgresql://USER@/DATABASE?host=/run/postgresql" for a Unix socket.
-    pub url: Option<String>,
-    /// The file that holds the password, and nothing else. It is read at every connection. Not needed where the server
-    /// knows the user of a Unix socket.
-    pub password_file: Option<PathBuf>,
-    /// "verify-full": TLS, and the certificate has to be valid for the host. "off" is for loopback addresses; a Unix
-    /// socket has none either way.
-    #[config(default = "verify-full")]
-    pub tls: String,
-    /// PEM file of the roots to trust instead of the system's.
-    pub roots: Option<PathBuf>,
-    /// Allows tls = "off" to another machine: whoever is on the way then reads and changes everything.
-    #[config(default = false)]
-    pub danger_no_tls: bool,
-    /// Connections of one process, beside the one that listens for wake-ups.
-    #[config(default = 8)]
-    pub connections: usize,
-    /// How long connecting may take, and waiting for one of these connections.
-    #[config(default = "5s")]
-    pub connect: Span,
-    /// How long a statement may take.
-    #[config(default = "15s")]
-    pub statement: Span,
-    /// How long a statement may wait for a lock.
-    #[config(default = "5s")]
-    pub lock: Span,
-    /// How often a worker looks for messages when nobody woke it.
-    #[config(default = "1s")]
-    pub look_every: Span,
 }
 
 /// The HTTP edge for devices.
@@ -413,7 +368,7 @@ pub struct Vault {
     /// versions are not moved from one to the other.
     #[config(default = "embedded")]
     pub engine: String,
-    /// Key Vaults that new versions go to, each like https://example.vault.azure.net. Devices are spread over them; an
+    /// Key Vaults that new versions go to, each like `https://example.vault.azure.net`. Devices are spread over them; an
     /// address that is taken out of this list belongs into read_urls.
     #[config(default = [])]
     pub urls: Vec<String>,
@@ -468,53 +423,6 @@ pub struct Workers {
     /// The longest delay between deliveries.
     #[config(default = "1m")]
     pub max_delay: Span,
-}
-
-/// Which engine each hop of the pipeline has: "state" for the one that has everything else, or "azure-storage".
-#[derive(Config, Clone, Debug)]
-#[config(layer_attr(serde(deny_unknown_fields)))]
-pub struct Queues {
-    /// From the ingress to the validator.
-    #[config(default = "state")]
-    pub requests: String,
-    /// From the validator to the rotator.
-    #[config(default = "state")]
-    pub findings: String,
-    /// From the rotator to the notifier.
-    #[config(default = "state")]
-    pub outcomes: String,
-    /// From the rotator to the webhooks.
-    #[config(default = "state")]
-    pub alarms: String,
-    /// Azure Storage Queues, for the hops that are there.
-    #[config(nested)]
-    pub azure_storage: AzureStorage,
-}
-
-/// Azure Storage Queues.
-#[derive(Config, Clone, Debug)]
-#[config(layer_attr(serde(deny_unknown_fields)))]
-pub struct AzureStorage {
-    /// The account's address for queues: https://ACCOUNT.queue.core.windows.net
-    pub endpoint: Option<String>,
-    /// What the names of the queues begin with: 1 to 40 characters of a-z 0-9 - .
-    #[config(default = "keyturn-")]
-    pub prefix: String,
-    /// How requests are authorised: "key", by the account's key, or "signature", by a shared access signature.
-    #[config(default = "key")]
-    pub access: String,
-    /// The account's name, for access by its key.
-    pub account: Option<String>,
-    /// The file with the account's key, or with the signature as it stands behind the question mark.
-    pub secret_file: Option<PathBuf>,
-    /// How often an empty queue is looked at. Each look is a transaction that the service charges for.
-    #[config(default = "500ms")]
-    pub poll: Span,
-    /// Requests under way at once for one batch.
-    #[config(default = 16)]
-    pub parallel: usize,
-    /// The version of the service's API, for emulators that know older ones only.
-    pub api_version: Option<String>,
 }
 
 /// How alarms leave the house.
