@@ -40,6 +40,7 @@ use tokio::sync::Notify;
 use self::client::{Client, Received};
 use self::receipts::{Held, Receipts};
 use self::text::Head;
+use crate::transport::Reach;
 
 /// The most messages the service hands out at once.
 const AT_ONCE: usize = 32;
@@ -110,7 +111,12 @@ impl Endpoint {
 #[derive(Clone, Debug)]
 pub enum Access {
     /// By tokens of Microsoft Entra ID. The role «Storage Queue Data Contributor» on the account is enough. Https only.
-    Token(Arc<dyn TokenCredential>),
+    Token {
+        /// Where tokens come from.
+        credential: Arc<dyn TokenCredential>,
+        /// The way to the service. Tokens go to no other host than the endpoint's.
+        reach: Reach,
+    },
     /// By the account's key: for emulators, and accounts that are not in Entra ID.
     SharedKey {
         /// The account's name.

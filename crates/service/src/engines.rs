@@ -15,7 +15,6 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
 use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
 use keyturn_pipeline::hops::{Hops, Relay};
-use keyturn_ports::Error;
 use keyturn_ports::audit::AuditSink;
 use keyturn_ports::dead_letters::jobs::Jobs as LetterJobs;
 use keyturn_ports::dead_letters::{DeadLetters, Graveyard};
@@ -27,9 +26,12 @@ use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
+use keyturn_ports::{Error, Kind};
 
 use crate::backups::{BackupError, Checked};
-use crate::config::{AccessBy, Backup, Config, DirectoryEngine, QueueEngines, StorageAccount, VaultEngine};
+use crate::config::{
+    AccessBy, AzureAccess, Backup, Config, DirectoryEngine, QueueEngines, StorageAccount, VaultEngine,
+};
 use crate::keys::{self, KeyError};
 use crate::recovery::{LoggedVault, RecoveryLog};
 
@@ -76,11 +78,17 @@ pub enum OpenError {
 /// The engines of those hops that are not the state's.
 fn outside(
     config: &QueueEngines,
+    azure: Option<&AzureAccess>,
     graveyard: Arc<dyn Graveyard>,
     clock: &Arc<dyn Clock>,
 ) -> Result<BTreeMap<QueueName, Arc<dyn Queue>>, OpenError> {
     let Some(StorageAccount { endpoint, access }) = &config.account else { return Ok(BTreeMap::new()) };
     let access = match access {
+        AccessBy::Identity => {
+            let unset = || Error::new(Kind::Denied, "using a storage queue", "there is no azure.credential");
+            let AzureAccess { credential, reach } = azure.ok_or_else(unset)?;
+            Access::Token { credential: credential.open(reach)?, reach: reach.clone() }
+        }
         AccessBy::Key { account, file } => {
             Access::SharedKey { account: account.clone(), key: keys::secret_of_service(file)? }
         }
@@ -148,7 +156,7 @@ impl Engines {
             State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
             State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
         };
-        let outside = outside(&config.queues, graveyard, &clock)?;
+        let outside = outside(&config.queues, config.azure.as_ref(), graveyard, &clock)?;
         let hops = Hops::new(inside, outside);
         let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })

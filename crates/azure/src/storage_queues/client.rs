@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use super::failure::Failure;
 use super::shared_key::SharedKey;
 use super::{Access, Endpoint};
+use crate::transport::HttpsUrl;
 
 /// The longest visibility timeout (learn.microsoft.com/rest/api/storageservices/update-message).
 const LONGEST: Duration = Duration::from_hours(7 * 24);
@@ -51,8 +52,14 @@ impl Client {
         path.pop_if_empty().push(name);
         drop(path);
         let mut per_try_policies: Vec<Arc<dyn Policy>> = Vec::new();
+        let mut way = ClientOptions { retry: RetryOptions::none(), ..ClientOptions::default() };
         let credential = match access {
-            Access::Token(credential) => Some(Arc::clone(credential)),
+            Access::Token { credential, reach } => {
+                let insecure = |_| refused("tokens are sent over https alone");
+                let origin: HttpsUrl = url.origin().ascii_serialization().parse().map_err(insecure)?;
+                way = reach.options(&origin).map_err(|_| refused("the way to the service cannot be used"))?;
+                Some(Arc::clone(credential))
+            }
             Access::SharedKey { account, key } => {
                 let key =
                     SharedKey::new(account, key).ok_or_else(|| refused("the account's key is no base64"))?;
@@ -64,8 +71,7 @@ impl Client {
                 None
             }
         };
-        let retry = RetryOptions::none();
-        let client_options = ClientOptions { per_try_policies, retry, ..ClientOptions::default() };
+        let client_options = ClientOptions { per_try_policies, ..way };
         let mut options = QueueClientOptions { client_options, ..QueueClientOptions::default() };
         if let Some(version) = &endpoint.api_version {
             options.version.clone_from(version);

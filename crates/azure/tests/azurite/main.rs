@@ -7,8 +7,14 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_azure::StorageQueues;
+use async_trait::async_trait;
+use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+use azure_core::time::OffsetDateTime;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use keyturn_azure::storage_queues::{Access, Endpoint};
+use keyturn_azure::{Reach, StorageQueues};
 use keyturn_domain::clock::Clock as _;
 use keyturn_ports::Kind;
 use keyturn_ports::dead_letters::DeadLetters as _;
@@ -128,6 +134,57 @@ async fn what_goes_wrong_is_told_without_a_secret() {
     drop(azurite);
     let sent = deployment.queues.send(QUEUE, vec![sample::message(1)]).await;
     assert_eq!(sent.unwrap_err().kind(), Kind::Unavailable);
+}
+
+/// A token that Azurite takes: it looks at the claims, and at no signature.
+#[derive(Debug)]
+struct Tokens {
+    audience: &'static str,
+}
+
+#[async_trait]
+impl TokenCredential for Tokens {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        assert_eq!(scopes, ["https://storage.azure.com/.default"]);
+        let claims = serde_json::json!({
+            "aud": self.audience, "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000001/",
+            "iat": 1_700_000_000, "nbf": 1_700_000_000, "exp": EXPIRES,
+        });
+        let part = |text: String| URL_SAFE_NO_PAD.encode(text);
+        let head = part(r#"{"alg":"RS256","typ":"JWT"}"#.to_owned());
+        let token = format!("{head}.{}.c2ln", part(claims.to_string()));
+        Ok(AccessToken::new(token, OffsetDateTime::from_unix_timestamp(EXPIRES).unwrap()))
+    }
+}
+
+/// The first of January 2100.
+const EXPIRES: i64 = 4_102_444_800;
+
+#[tokio::test]
+async fn tokens_of_entra_id_open_the_queues_and_those_for_others_do_not() {
+    let (azurite, ca) = Azurite::start_for_tokens().await;
+    let state = azurite.deployment().state;
+    let queues = |scheme: &str, audience, ca: Option<&str>| {
+        let reach = Reach { timeout: LEASE, ca: ca.map(|pem| pem.as_bytes().to_vec()), proxy: None };
+        let access = Access::Token { credential: Arc::new(Tokens { audience }), reach };
+        let clock = Arc::new(azurite.clock());
+        StorageQueues::new(&azurite.endpoint_over(scheme), &access, Arc::new(state.clone()), clock)
+    };
+    let storage = "https://storage.azure.com";
+    let good = queues("https", storage, Some(&ca)).unwrap();
+    good.send(QUEUE, vec![sample::message(1)]).await.unwrap();
+    assert_eq!(good.lease(QUEUE, 9, LEASE).await.unwrap().remove(0).message, sample::message(1));
+
+    let sent = async |queues: StorageQueues| queues.send(QUEUE, vec![sample::message(1)]).await.unwrap_err();
+    let elsewhere = queues("https", "https://vault.azure.net", Some(&ca)).unwrap();
+    assert_eq!(sent(elsewhere).await.kind(), Kind::Denied, "a token for another service");
+    let stranger = queues("https", storage, None).unwrap();
+    assert_eq!(sent(stranger).await.kind(), Kind::Unavailable, "a server that nobody vouches for");
+    assert!(queues("http", storage, Some(&ca)).is_err(), "a token never goes over plain HTTP");
 }
 
 /// Many workers at once: every message is completed once, though leases are lost and renewed meanwhile.

@@ -15,6 +15,7 @@ use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, OpenOptions};
 use keyturn_testkit::clock::ManualClock;
 use keyturn_testkit::conformance::Subject;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// The account that every Azurite has, and its key (learn.microsoft.com/azure/storage/common/storage-use-azurite).
@@ -36,9 +37,30 @@ pub(crate) struct Azurite {
 impl Azurite {
     /// Starts the one in the folder that KEYTURN_AZURITE names, in which npm installed it.
     pub(crate) async fn start() -> Self {
+        Self::start_with(TempDir::new().unwrap(), &[]).await
+    }
+
+    /// Starts one that wants tokens of Entra ID, over HTTPS. Returns what its certificate chains to, in PEM, as well.
+    pub(crate) async fn start_for_tokens() -> (Self, String) {
+        let folder = TempDir::new().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = authority.self_signed(&key).unwrap().pem();
+        let own = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&own, &Issuer::new(authority, key)).unwrap();
+        let [cert, private] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        fs::write(&cert, certificate.pem()).unwrap();
+        fs::write(&private, own.serialize_pem()).unwrap();
+        let paths = [cert.to_str().unwrap().to_owned(), private.to_str().unwrap().to_owned()];
+        let wanted = ["--oauth", "basic", "--cert", &paths[0], "--key", &paths[1]];
+        (Self::start_with(folder, &wanted).await, ca)
+    }
+
+    async fn start_with(folder: TempDir, more: &[&str]) -> Self {
         let installed = std::env::var_os("KEYTURN_AZURITE").expect("KEYTURN_AZURITE: see ./test azurite");
         let program = PathBuf::from(installed).join("node_modules/azurite/dist/src/queue/main.js");
-        let folder = TempDir::new().unwrap();
         let clock = folder.path().join("clock");
         write(&clock, UnixMillis(0));
         // Somebody else may get the port before Azurite has it; then it says so and the test fails.
@@ -49,6 +71,7 @@ impl Azurite {
             .arg(&program)
             .args(["--queueHost", "127.0.0.1", "--queuePort", &port.to_string()])
             .args(["--silent", "--inMemoryPersistence", "--disableTelemetry"])
+            .args(more)
             .env("KEYTURN_CLOCK", &clock)
             .stdout(Stdio::null())
             .spawn()
@@ -65,7 +88,12 @@ impl Azurite {
 
     /// What it takes to use it, for a deployment of its own.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        let url = format!("http://127.0.0.1:{}/{ACCOUNT}", self.port);
+        self.endpoint_over("http")
+    }
+
+    /// The same, for this scheme.
+    pub(crate) fn endpoint_over(&self, scheme: &str) -> Endpoint {
+        let url = format!("{scheme}://127.0.0.1:{}/{ACCOUNT}", self.port);
         let prefix = format!("d{}-", self.deployments.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = Endpoint::new(&url, &prefix).unwrap();
         endpoint.poll = Duration::from_millis(20);

@@ -130,7 +130,7 @@ impl Sections {
 
     /// Whether anything of Azure is used.
     fn uses_azure(&self) -> bool {
-        self.vault.engine == "key-vault" || self.directory.engine == "graph"
+        self.vault.engine == "key-vault" || self.directory.engine == "graph" || self.queues_by_identity()
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyturn_azure::storage_queues::Endpoint;
 use keyturn_ports::queue::QueueName;
 
-use super::{AzureStorage, Sections, note};
+use super::{AzureStorage, Queues, Sections, note};
 
 /// Which hops have engines of their own, and where those are.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,8 @@ pub struct StorageAccount {
 /// How requests to an account are authorised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessBy {
+    /// As who this process is to Azure.
+    Identity,
     /// By the account's key, in a file.
     Key {
         /// The account.
@@ -42,6 +44,13 @@ pub enum AccessBy {
 }
 
 impl Sections {
+    /// Whether a hop is reached as who this process is to Azure.
+    pub(super) fn queues_by_identity(&self) -> bool {
+        let Queues { requests, findings, outcomes, alarms, azure_storage } = &self.queues;
+        azure_storage.access == "identity"
+            && [requests, findings, outcomes, alarms].into_iter().any(|engine| engine == "azure-storage")
+    }
+
     /// Which engine each hop has; or what is wrong, each with its key.
     pub(super) fn queue_engines(&self) -> Result<QueueEngines, Vec<String>> {
         let section = &self.queues;
@@ -101,12 +110,14 @@ fn account(section: &AzureStorage) -> Result<StorageAccount, Vec<String>> {
 fn access(section: &AzureStorage) -> Result<AccessBy, String> {
     let AzureStorage { access, account, secret_file, .. } = section;
     match (access.as_str(), account, secret_file) {
+        ("identity", None, None) => Ok(AccessBy::Identity),
+        ("identity", ..) => Err("identity needs neither account nor secret_file".to_owned()),
         ("key", Some(account), Some(file)) => {
             Ok(AccessBy::Key { account: account.clone(), file: file.clone() })
         }
         ("key", ..) => Err("key needs account and secret_file as well".to_owned()),
         ("signature", None, Some(file)) => Ok(AccessBy::Signature(file.clone())),
         ("signature", ..) => Err("signature needs secret_file as well, and no account".to_owned()),
-        (other, ..) => Err(format!("«{other}» is no access; there are key and signature")),
+        (other, ..) => Err(format!("«{other}» is no access; there are identity, key and signature")),
     }
 }

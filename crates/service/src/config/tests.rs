@@ -109,7 +109,7 @@ fn retention_that_forgets_too_early_is_refused() {
 /// Hops with engines of their own, and what is missing for them.
 #[test]
 fn engines_of_queues_are_checked() {
-    let account = "[queues.azure_storage]\nendpoint = \"https://contoso.queue.core.windows.net\"\naccount = \"contoso\"\n\
+    let account = "[queues.azure_storage]\nendpoint = \"https://contoso.queue.core.windows.net\"\naccess = \"key\"\naccount = \"contoso\"\n\
         secret_file = \"keys/storage.key\"\n";
     let whole = |text: &str| format!("[deployment]\nname = \"x\"\n{text}");
     let config = load(&whole(&format!("[queues]\nrequests = \"azure-storage\"\n{account}"))).unwrap();

@@ -35,8 +35,9 @@ pub struct AzureStorage {
     /// What the names of the queues begin with: 1 to 40 characters of a-z 0-9 - .
     #[config(default = "keyturn-")]
     pub prefix: String,
-    /// How requests are authorised: "key", by the account's key, or "signature", by a shared access signature.
-    #[config(default = "key")]
+    /// How requests are authorised: "identity", as azure.credential says; "key", by the account's key; or "signature",
+    /// by a shared access signature.
+    #[config(default = "identity")]
     pub access: String,
     /// The account's name, for access by its key.
     pub account: Option<String>,
