@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod conformance;
 
 pub mod azure;
+pub mod azurite;
 pub mod device;
 pub mod faults;
 pub mod postgres;

@@ -32,6 +32,10 @@ const ROUNDS: usize = 8;
 /// Fewer, because each has the server crash too, and begin anew.
 const ROUNDS_ON_POSTGRESQL: usize = 4;
 
+/// Fewer, because Azurite is slow: it sorts a queue for every look.
+#[cfg(feature = "azurite")]
+const ROUNDS_ON_AZURITE: usize = 3;
+
 /// One role's process.
 struct Role {
     name: &'static str,
@@ -82,6 +86,31 @@ async fn roles_and_server_killed_at_any_moment_lose_nothing_on_postgresql() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_ne!(database.sql("SELECT count(*) FROM effects"), "0", "the state was on this server");
+}
+
+/// The same with every hop on Azure Storage, which is a real Azurite.
+#[cfg(feature = "azurite")]
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_killed_at_any_moment_lose_nothing_on_azure_storage() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use keyturn_testkit::azurite::{ACCOUNT, API_VERSION, Azurite, KEY};
+
+    let azurite = Azurite::start(&[], None).await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("account.key");
+    std::fs::write(&secret, KEY).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let hops =
+        ["requests", "findings", "outcomes", "alarms"].map(|hop| format!("{hop} = \"azure-storage\"\n"));
+    let queues = format!(
+        "[queues]\n{}[queues.azure_storage]\nendpoint = \"{}\"\naccess = \"key\"\naccount = \"{ACCOUNT}\"\n\
+         secret_file = \"{}\"\npoll = \"20ms\"\napi_version = \"{API_VERSION}\"\n",
+        hops.concat(),
+        azurite.url("http"),
+        secret.display(),
+    );
+    kill_roles_at_any_moment(&queues, ROUNDS_ON_AZURITE, None).await;
 }
 
 async fn kill_roles_at_any_moment(state: &str, rounds: usize, server: Option<&TestDatabase>) {

@@ -1,6 +1,6 @@
 //! Storage Queues against a real Azurite: `./test azurite`.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod server;
 
@@ -19,9 +19,10 @@ use keyturn_domain::clock::Clock as _;
 use keyturn_ports::Kind;
 use keyturn_ports::dead_letters::DeadLetters as _;
 use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settlement};
+use keyturn_testkit::azurite::{ACCOUNT, KEY};
 use keyturn_testkit::conformance::{queue, sample};
 
-use self::server::{ACCOUNT, Azurite, Deployment, KEY};
+use self::server::{Azurite, Deployment};
 
 const QUEUE: QueueName = QueueName::Findings;
 const LEASE: Duration = Duration::from_mins(1);

@@ -1,9 +1,7 @@
 //! A real Azurite with a clock that is ticked by hand.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,23 +11,15 @@ use keyturn_azure::storage_queues::{Access, Endpoint};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, OpenOptions};
+use keyturn_testkit::azurite::{self, ACCOUNT, API_VERSION, KEY};
 use keyturn_testkit::clock::ManualClock;
 use keyturn_testkit::conformance::Subject;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-/// The account that every Azurite has, and its key (learn.microsoft.com/azure/storage/common/storage-use-azurite).
-pub(crate) const ACCOUNT: &str = "devstoreaccount1";
-pub(crate) const KEY: &str =
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
-/// The newest version of the API that Azurite 3.35 knows.
-const API_VERSION: &str = "2025-11-05";
-
 /// A running Azurite.
 pub(crate) struct Azurite {
-    server: Child,
-    port: u16,
+    server: azurite::Azurite,
     folder: TempDir,
     deployments: AtomicU32,
 }
@@ -59,31 +49,10 @@ impl Azurite {
     }
 
     async fn start_with(folder: TempDir, more: &[&str]) -> Self {
-        let installed = std::env::var_os("KEYTURN_AZURITE").expect("KEYTURN_AZURITE: see ./test azurite");
-        let program = PathBuf::from(installed).join("node_modules/azurite/dist/src/queue/main.js");
         let clock = folder.path().join("clock");
         write(&clock, UnixMillis(0));
-        // Somebody else may get the port before Azurite has it; then it says so and the test fails.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Command::new("node")
-            .arg("--require")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/azurite/clock.js"))
-            .arg(&program)
-            .args(["--queueHost", "127.0.0.1", "--queuePort", &port.to_string()])
-            .args(["--silent", "--inMemoryPersistence", "--disableTelemetry"])
-            .args(more)
-            .env("KEYTURN_CLOCK", &clock)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let azurite = Self { server, port, folder, deployments: AtomicU32::new(0) };
-        for _ in 0..600 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return azurite;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("Azurite does not start");
+        let server = azurite::Azurite::start(more, Some(&clock)).await;
+        Self { server, folder, deployments: AtomicU32::new(0) }
     }
 
     /// What it takes to use it, for a deployment of its own.
@@ -93,7 +62,7 @@ impl Azurite {
 
     /// The same, for this scheme.
     pub(crate) fn endpoint_over(&self, scheme: &str) -> Endpoint {
-        let url = format!("{scheme}://127.0.0.1:{}/{ACCOUNT}", self.port);
+        let url = self.server.url(scheme);
         let prefix = format!("d{}-", self.deployments.fetch_add(1, Ordering::Relaxed));
         let mut endpoint = Endpoint::new(&url, &prefix).unwrap();
         endpoint.poll = Duration::from_millis(20);
@@ -110,13 +79,6 @@ impl Azurite {
     /// A deployment of its own.
     pub(crate) fn deployment(&self) -> Deployment {
         Deployment::with(&self.endpoint(), self.clock())
-    }
-}
-
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        drop(self.server.kill());
-        drop(self.server.wait());
     }
 }
 
