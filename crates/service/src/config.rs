@@ -88,7 +88,8 @@ impl Config {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        let mut sections = Sections::from_file(path).map_err(|error| ConfigError::Syntax(chain(&error)))?;
+        let mut sections =
+            Sections::from_file(path).map_err(|error| ConfigError::Syntax(without_values(&chain(&error))))?;
         let home = path.parent().unwrap_or(Path::new("."));
         for relative in sections.paths() {
             if relative.is_relative() {
@@ -104,6 +105,20 @@ impl Config {
         // Samples in the comments are fenced for the documentation, which would take them for Rust.
         template.replace("# ```text\n", "").replace("# ```\n", "")
     }
+}
+
+/// The parser shows the line that it cannot take. Somebody may have put a secret there, under a key that there is not;
+/// so what stands behind the key is left out.
+fn without_values(error: &str) -> String {
+    let shown = |line: &str| {
+        let (number, text) = line.split_once(" | ")?;
+        number.trim().parse::<u32>().ok()?;
+        let (key, _) = text.split_once('=')?;
+        Some(format!("{number} | {key}= …"))
+    };
+    let lines: Vec<String> =
+        error.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned())).collect();
+    lines.join("\n")
 }
 
 /// An error with its causes, each on a line of its own.

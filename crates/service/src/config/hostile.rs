@@ -64,6 +64,16 @@ fn c_01_to_c_10_are_refused_by_key() {
 }
 
 #[test]
+fn c_06_a_secret_under_a_key_that_there_is_not_is_not_repeated() {
+    for text in
+        ["[vault]\nmaster_key = \"canary\"", "[ingress.tls]\npassword=\"canary\"", "[data]\ntoken = 'canary'"]
+    {
+        let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).err().unwrap();
+        assert!(error.contains("line 4") && !error.contains("canary"), "C-06: {error}");
+    }
+}
+
+#[test]
 fn c_14_names_that_would_reach_into_other_places() {
     for name in ["", "../x", "a/b", "a\\b", "a b", "A", "ä", "a\u{0}b", "a\nb", &"a".repeat(300)] {
         let text = format!("[deployment]\nname = {}\n", toml_text(name));
