@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use keyturn_domain::ids::GroupId;
 use keyturn_domain::span::Span;
 
 /// Rotates the local administrator password of every cloud-managed device.
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     /// Devices of the embedded directory, and what is known of them.
     #[command(subcommand)]
     Device(Device),
+    /// Groups of the embedded directory, which policies may go by.
+    #[command(subcommand)]
+    Group(Group),
     /// Show the passwords a device may have now. Recorded in the audit before anything is shown.
     Reveal(Reveal),
     /// How full the queues are, and with --watch how fast they move.
@@ -227,6 +231,21 @@ pub(crate) struct Up {
     /// Serve devices on an address other than loopback although every key is in this one process.
     #[arg(long)]
     pub(crate) danger_serve_beyond_loopback: bool,
+}
+
+/// `keyturn group`
+#[derive(Subcommand, Debug)]
+pub(crate) enum Group {
+    /// The groups that devices are in or policies go by, with how many devices each has.
+    List,
+    /// Make the devices of a list, and no others, the members of a group.
+    Set {
+        /// The group's object id, as in the setting groups of a policy.
+        group: GroupId,
+        /// The list: one device a line, by id, name or serial; what follows a # is a comment. An empty one empties the
+        /// group.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ pub(crate) mod device;
 mod doctor;
 mod export;
 mod fleet;
+mod group;
 pub(crate) mod init;
 mod keys;
 mod queues;
@@ -76,6 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Init(init) => init::run(init)?,
         Command::Up(up) => return up::run(&arguments, up).await,
         Command::Device(device) => device::run(&open()?, device).await?,
+        Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list } => fleet::run(&open()?, *list).await?,
         Command::Doctor => return doctor::run(&arguments).await,

@@ -1,8 +1,10 @@
 //! From what a person types to a device: its id, its name in the directory, or the serial number it claims.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::Kind;
 use keyturn_ports::directory::DeviceRecord;
@@ -81,4 +83,18 @@ pub(crate) async fn record(engines: &Engines, id: DeviceId) -> Result<Option<Dev
         }
         None => Ok(None),
     }
+}
+
+/// The devices of a list, one a line. Every one must be known before anything is done, of which `done` is the word.
+pub(crate) async fn list(engines: &Engines, file: &Path, done: &str) -> Result<Vec<DeviceId>> {
+    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let mut devices = BTreeSet::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let name = line.split('#').next().unwrap_or_default().trim();
+        if !name.is_empty() {
+            let place = || format!("{}:{number}; nothing was {done}", file.display());
+            devices.insert(device(engines, name).await.with_context(place)?.id);
+        }
+    }
+    Ok(devices.into_iter().collect())
 }

@@ -65,6 +65,7 @@ impl Roles {
             deployment: config.deployment.clone(),
             join_types: config.join_types,
             freshness: config.freshness,
+            groups: config.policies.directory_groups(),
         };
         let keys = keys.live(|keys| {
             let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);

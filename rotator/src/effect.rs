@@ -24,7 +24,7 @@ impl Inner {
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
             (act.reply, act.lane.as_mut(), made.as_ref())
         {
-            let policy = self.settings.policies.choose(value.key.device, &value.about);
+            let policy = self.settings.policies.choose(&*value);
             let event = lane::minted(value, *version, reason, &policy.rotation, now);
             act.happenings.push(Happening::Lane { lane: wanted.lane, event });
         }

@@ -1,7 +1,9 @@
 //! What a finding means: is this message to be decided on, refused, asked about again, or thrown out?
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keyturn_domain::ids::GroupId;
 use keyturn_domain::lane::{LaneKey, Order};
 use keyturn_domain::time::UnixMillis;
 use keyturn_pipeline::handler::Handled;
@@ -19,6 +21,8 @@ pub(crate) struct Judged {
     pub(crate) message: VerifiedMessage,
     pub(crate) lane: LaneKey,
     pub(crate) directory_answered: UnixMillis,
+    /// The device's groups, unless the directory did not vouch for it.
+    pub(crate) groups: Option<BTreeSet<GroupId>>,
     pub(crate) trace: TraceParent,
     pub(crate) verdict: Verdict,
     /// The message as it came, for asking the directory again.
@@ -74,7 +78,8 @@ pub(crate) fn judge(
         (_, None, Ok(order)) => Verdict::Decide(order),
     };
     let (lane, trace) = (message.lane(), envelope.traceparent);
-    Ok(Judged { message, lane, directory_answered: facts.directory_ms, trace, verdict, envelope })
+    let groups = facts.failed.is_none().then_some(facts.groups);
+    Ok(Judged { message, lane, directory_answered: facts.directory_ms, groups, trace, verdict, envelope })
 }
 
 fn order(

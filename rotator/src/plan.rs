@@ -167,6 +167,7 @@ fn heard(judged: &Judged, loaded: &Loaded, lost: &[Issued], order: Order) -> Opt
         },
         hints,
         about: claims.common().about(),
+        groups: judged.groups.clone(),
         directory_answered: judged.directory_answered,
     })
 }

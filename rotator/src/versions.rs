@@ -99,9 +99,8 @@ impl Versions<'_> {
     }
 
     fn make(&self, need: &Need) -> Held {
-        let Lane { key, about, hints, .. } = &need.lane;
-        let passwords = &self.policies.choose(key.device, about).passwords;
-        let password = passwords.hinted(*hints).generate(self.entropy);
+        let passwords = &self.policies.choose(&need.lane).passwords;
+        let password = passwords.hinted(need.lane.hints).generate(self.entropy);
         Held { version: VersionId::draw(self.entropy), password, stored: None }
     }
 

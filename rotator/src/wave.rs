@@ -1,8 +1,10 @@
 //! One wave: load, decide, vault, sign, commit, for messages of different devices.
 
-use keyturn_domain::lane::About;
+use std::collections::BTreeSet;
+
+use keyturn_domain::policies::{Policies, Policy, Who};
 use keyturn_pipeline::handler::{Failure, Handled};
-use keyturn_ports::ledger::{Commit, Committed};
+use keyturn_ports::ledger::{Commit, Committed, Loaded};
 use keyturn_ports::queue::{NewMessage, QueueName};
 use tracing::{info, warn};
 
@@ -39,7 +41,7 @@ impl Inner {
                     continue;
                 }
             };
-            let policy = self.settings.policies.choose(case.judged.lane.device, &about(&case.judged));
+            let policy = policy(&self.settings.policies, &case.judged, loaded);
             match plan(&case.judged, loaded, lost, &policy.rotation, now) {
                 Plan::Nothing => done.push((case.slot, Handled::done())),
                 Plan::Revalidate => done.push((case.slot, revalidate(&case.judged))),
@@ -117,9 +119,13 @@ impl Inner {
     }
 }
 
-/// What a message says about its device.
-fn about(judged: &Judged) -> About {
-    judged.message.message().claims().common().about()
+/// The policy of a message's device: by what it says now, and by its groups as the directory told just now or, if it
+/// did not, told when it last vouched for the device.
+fn policy<'a>(policies: &'a Policies, judged: &Judged, loaded: &Loaded) -> &'a Policy {
+    let own = || loaded.lanes.iter().find(|stored| stored.value.key == judged.lane);
+    let groups = judged.groups.as_ref().or_else(|| own().map(|stored| &stored.value.groups));
+    let (none, about) = (BTreeSet::new(), judged.message.message().claims().common().about());
+    policies.choose(Who { device: judged.lane.device, groups: groups.unwrap_or(&none), about: &about })
 }
 
 fn fail_all(cases: &[Case], error: &keyturn_ports::Error) -> Done {

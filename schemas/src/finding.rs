@@ -2,15 +2,22 @@
 //!
 //! The MAC is HMAC-SHA256 over `"keyturn finding v1"`, the request id (32 bytes), the key hash (32), the
 //! directory's time in milliseconds (8, big endian), one byte of flags (1 trusted, 2 enabled), and the text of
-//! the failed check.
+//! the failed check. With groups it is over `"keyturn finding v2"` and, before that text, the number of groups
+//! (2, big endian) and each group (16), in ascending order.
 
-use keyturn_domain::ids::{KeyHash, RequestId};
+use std::collections::BTreeSet;
+
+use keyturn_domain::ids::{GroupId, KeyHash, RequestId};
 use keyturn_domain::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::mac::{KeyId, Mac, mac_text, ring};
 
 const LABEL: &[u8] = b"keyturn finding v1";
+const LABEL_WITH_GROUPS: &[u8] = b"keyturn finding v2";
+
+/// The most groups of a finding.
+pub const MOST_GROUPS: usize = 100;
 
 ring! {
     /// Keys that seal findings. Held by the validator and the rotator.
@@ -76,7 +83,7 @@ impl Check {
 }
 
 /// What was found, before it is sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The message.
     pub rid: RequestId,
@@ -88,6 +95,8 @@ pub struct Facts {
     pub failed: Option<Check>,
     /// When the directory answered.
     pub directory_ms: UnixMillis,
+    /// The groups of the directory that it is in, of those that policies go by. At most [`MOST_GROUPS`].
+    pub groups: BTreeSet<GroupId>,
 }
 
 /// A finding as it travels. It counts only once [`FindingKeys::open`] said so.
@@ -108,6 +117,10 @@ pub struct Finding {
     /// When the directory answered.
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::UnixMillis"))]
     pub directory_ms: UnixMillis,
+    /// The groups of the directory that it is in, of those that policies go by.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::GroupId>"))]
+    pub groups: BTreeSet<GroupId>,
     /// The key of the seal.
     pub key: KeyId,
     /// The seal.
@@ -120,15 +133,15 @@ impl FindingKeys {
     /// Seals a finding. None if the ring is empty, which a parsed ring never is.
     pub fn seal(&self, facts: Facts) -> Option<Finding> {
         let (key, mac) = self.0.seal(&[&facts.sealed()])?;
-        let Facts { rid, key_hash, enabled, failed, directory_ms } = facts;
-        Some(Finding { rid, key_hash, enabled, failed, directory_ms, key, mac })
+        let Facts { rid, key_hash, enabled, failed, directory_ms, groups } = facts;
+        Some(Finding { rid, key_hash, enabled, failed, directory_ms, groups, key, mac })
     }
 
     /// What was found, if the seal holds and it was found about this message and key.
     pub fn open(&self, finding: &Finding, rid: RequestId, key_hash: KeyHash) -> Option<Facts> {
         let Finding { enabled, failed, directory_ms, .. } = *finding;
-        let facts = Facts { rid, key_hash, enabled, failed, directory_ms };
-        let about = finding.rid == rid && finding.key_hash == key_hash;
+        let facts = Facts { rid, key_hash, enabled, failed, directory_ms, groups: finding.groups.clone() };
+        let about = finding.rid == rid && finding.key_hash == key_hash && facts.groups.len() <= MOST_GROUPS;
         (about && self.0.holds(finding.key, &[&facts.sealed()], &finding.mac)).then_some(facts)
     }
 }
@@ -138,8 +151,12 @@ impl Facts {
         let flags = u8::from(self.failed.is_none()) | u8::from(self.enabled) << 1;
         let failed = self.failed.map_or("", Check::as_str);
         let directory = self.directory_ms.0.to_be_bytes();
-        [LABEL, self.rid.as_bytes(), self.key_hash.as_bytes(), &directory, &[flags], failed.as_bytes()]
-            .concat()
+        let groups: Vec<u8> = self.groups.iter().flat_map(GroupId::as_bytes).copied().collect();
+        let count = u16::try_from(self.groups.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let (label, count) =
+            if groups.is_empty() { (LABEL, &[][..]) } else { (LABEL_WITH_GROUPS, count.as_slice()) };
+        let (rid, key) = (self.rid.as_bytes(), self.key_hash.as_bytes());
+        [label, rid, key, &directory, &[flags], count, &groups, failed.as_bytes()].concat()
     }
 }
 
@@ -162,7 +179,11 @@ mod tests {
     ];
 
     fn facts(failed: Option<Check>) -> Facts {
-        Facts { rid: RID, key_hash: KEY, enabled: true, failed, directory_ms: NOW }
+        Facts { rid: RID, key_hash: KEY, enabled: true, failed, directory_ms: NOW, groups: groups(&[1, 2]) }
+    }
+
+    fn groups(numbers: &[u8]) -> BTreeSet<GroupId> {
+        numbers.iter().map(|number| GroupId::from_bytes([*number; 16])).collect()
     }
 
     #[test]
@@ -170,6 +191,7 @@ mod tests {
         let keys = FindingKeys::new(ring(1, 1));
         for failed in CHECKS.into_iter().map(Some).chain([None]) {
             let finding = keys.seal(facts(failed)).unwrap();
+            assert_eq!(finding.groups.len(), 2);
             let text = serde_json::to_string(&finding).unwrap();
             let read: Finding = serde_json::from_str(&text).unwrap();
             assert_eq!(keys.open(&read, RID, KEY), Some(facts(failed)));
@@ -191,10 +213,31 @@ mod tests {
         forged(&|finding| finding.failed = None);
         forged(&|finding| finding.failed = Some(Check::JoinType));
         forged(&|finding| finding.directory_ms.0 ^= 1);
+        for other in [&[][..], &[1], &[1, 3], &[1, 2, 3]] {
+            forged(&|finding| finding.groups = groups(other));
+        }
         forged(&|finding| finding.key = KeyId(2));
         for mac in one_bit_off(&good.mac) {
             forged(&|finding| finding.mac = mac.clone().try_into().unwrap());
         }
+    }
+
+    #[test]
+    fn without_groups_a_finding_is_as_it_was_before_there_were_any() {
+        let keys = FindingKeys::new(ring(1, 1));
+        let plain = Facts { groups: groups(&[]), ..facts(None) };
+        let mut text = serde_json::to_value(keys.seal(plain.clone()).unwrap()).unwrap();
+        assert_eq!(text.get("groups"), None);
+        let before = [LABEL, &RID.0, &KEY.0, &NOW.0.to_be_bytes(), &[3]].concat();
+        assert_eq!(plain.sealed(), before);
+        let read = |value: &serde_json::Value| serde_json::from_value::<Finding>(value.clone()).unwrap();
+        assert_eq!(keys.open(&read(&text), RID, KEY), Some(plain));
+        // Nor can groups be put into one.
+        text["groups"] = serde_json::json!([GroupId::from_bytes([1; 16])]);
+        assert_eq!(keys.open(&read(&text), RID, KEY), None);
+        let many = (0..=100).map(|number| GroupId::from_bytes([number; 16])).collect();
+        let finding = keys.seal(Facts { groups: many, ..facts(None) }).unwrap();
+        assert_eq!(keys.open(&finding, RID, KEY), None);
     }
 
     #[test]

@@ -201,6 +201,8 @@ texts! {
     ServerKey: "^(?:[A-Za-z0-9_-]{42}|B[A-P][A-Za-z0-9_-]{84})[AEIMQUYcgkosw048]$";
     /// A device in the directory: a GUID in lower case with hyphens.
     DeviceId: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+    /// A group in the directory. Lower case.
+    GroupId: "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
     /// An account as its operating system numbers it: a Windows SID, a Linux uid, a macOS GeneratedUID.
     AccountId: "^[A-Za-z0-9._-]{1,128}$";
     /// A JWS in compact form (RFC 7515).

@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 import urllib.parse
+import uuid
 from pathlib import Path
 
 from cryptography import x509
@@ -568,8 +569,11 @@ class Vectors:
         for case in vector["cases"]:
             finding = case["finding"]
             flags = (finding["failed"] is None) + 2 * finding["enabled"]
-            head = b"keyturn finding v1" + decode(finding["rid"], 32) + decode(finding["key_hash"], 32)
-            data = head + finding["directory_ms"].to_bytes(8, "big") + bytes([flags]) + (finding["failed"] or "").encode()
+            groups = [uuid.UUID(group).bytes for group in finding.get("groups", [])]
+            told = len(groups).to_bytes(2, "big") + b"".join(sorted(groups)) if groups else b""
+            head = b"keyturn finding v" + (b"2" if groups else b"1") + decode(finding["rid"], 32) + decode(finding["key_hash"], 32)
+            data = head + finding["directory_ms"].to_bytes(8, "big") + bytes([flags]) + told
+            data += (finding["failed"] or "").encode()
             self.same("finding input", data.hex(), case["mac_input_hex"])
             self.same("finding", encode(mac(bytes.fromhex(vector["secret_hex"]), data)), finding["mac"])
 

@@ -1,9 +1,11 @@
 //! One batch: decode, verify, look up, check, seal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
+use keyturn_domain::ids::GroupId;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::live::Live;
 use keyturn_pipeline::decode::decode;
@@ -29,6 +31,8 @@ pub struct Settings {
     pub join_types: JoinTypes,
     /// The limits of freshness.
     pub freshness: Freshness,
+    /// The groups of the directory that policies go by; of no others is anything said.
+    pub groups: BTreeSet<GroupId>,
 }
 
 /// The keys a validator holds.
@@ -87,6 +91,10 @@ impl Validator {
             enabled: matches!(answer.records.as_slice(), [record] if record.account_enabled == Some(true)),
             failed,
             directory_ms: answer.answered,
+            groups: match answer.records.as_slice() {
+                [record] => record.group_ids().filter(|id| self.settings.groups.contains(id)).collect(),
+                _ => BTreeSet::new(),
+            },
         };
         let (rid, device, trace) = (message.rid(), message.claims().common().device_id, envelope.traceparent);
         match failed {

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
             deployment: config.deployment.clone(),
             join_types: config.join_types,
             freshness: config.freshness,
+            groups: config.policies.directory_groups(),
         };
         let keys = keys.live(|keys| {
             Ok(Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? })

@@ -3,12 +3,17 @@
 //! `GET /v1.0/devices?$filter=deviceId eq '<guid>'&$select=…&$top=2`: by filter and not by key, because only so a second
 //! record of the same id is seen. The id is a GUID by its type before it comes near an address.
 //!
+//! Where policies go by groups of the directory, a device that is there is asked for twice: `POST
+//! /v1.0/devices(deviceId='<guid>')/checkMemberGroups` tells which of those groups it is in, directly or not, and nothing
+//! of other groups (learn.microsoft.com/graph/api/directoryobject-checkmembergroups).
+//!
 //! Answers are kept for a short while ([`Cache`]), with the time at which Graph gave them: the rotator judges their age.
 //! Who is throttled makes everybody in this process wait, whether or not Graph says for how long.
 
 mod answer;
 mod cache;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +23,8 @@ use azure_core::http::Url;
 use futures_util::StreamExt as _;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
-use keyturn_domain::ids::DeviceId;
-use keyturn_ports::directory::{Answer, DeviceRecord, Directory, Listed};
+use keyturn_domain::ids::{DeviceId, GroupId};
+use keyturn_ports::directory::{Answer, DeviceRecord, Directory, Listed, Membership};
 use keyturn_ports::{Error, Kind};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -33,6 +38,7 @@ use crate::retry::Attempts;
 use crate::transport::{HttpsUrl, Reach};
 
 const ASKING: &str = "asking Microsoft Graph for a device";
+const ASKING_GROUPS: &str = "asking Microsoft Graph for the groups of a device";
 const LISTING: &str = "listing devices of Microsoft Graph";
 
 /// The properties that a device is judged by; `alternativeSecurityIds` comes only when it is named.
@@ -42,6 +48,8 @@ const SELECT: &str = "deviceId,displayName,accountEnabled,trustType,alternativeS
 const ANSWER_BYTES: usize = 1 << 20;
 /// Devices of one name.
 const NAMED: usize = 32;
+/// Groups of one call.
+const CHECKED: usize = 20;
 
 /// How Graph is asked.
 #[derive(Clone, Debug)]
@@ -62,6 +70,8 @@ pub struct GraphDirectory(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    /// Groups that matter. Of others nothing is asked.
+    groups: BTreeSet<GroupId>,
     client: reqwest::Client,
     credential: Arc<dyn TokenCredential>,
     clock: Arc<dyn Clock>,
@@ -72,9 +82,10 @@ struct Inner {
 }
 
 impl GraphDirectory {
-    /// The directory at this address. Nobody is asked anything yet.
+    /// The directory at this address, which tells of these groups and no others. Nobody is asked anything yet.
     pub fn open(
         settings: Settings,
+        groups: BTreeSet<GroupId>,
         reach: &Reach,
         credential: Arc<dyn TokenCredential>,
         clock: Arc<dyn Clock>,
@@ -83,18 +94,36 @@ impl GraphDirectory {
         let client = reach.client(false)?;
         let cache = Cache::new(settings.keep);
         let quiet_until = Mutex::new(None);
-        Ok(Self(Arc::new(Inner { settings, client, credential, clock, entropy, cache, quiet_until })))
+        Ok(Self(Arc::new(Inner { settings, groups, client, credential, clock, entropy, cache, quiet_until })))
     }
 }
 
 impl Inner {
     async fn look_up(&self, device: DeviceId) -> Result<Answer, Error> {
         let ask = || async {
-            let records = self.devices(&format!("deviceId eq '{device}'"), SELECT, 2, ASKING).await?;
-            Ok::<_, Error>((records, self.clock.now()))
+            let answered = self.clock.now();
+            let mut records = self.devices(&format!("deviceId eq '{device}'"), SELECT, 2, ASKING).await?;
+            if let [record] = records.as_mut_slice() {
+                record.groups = Some(self.groups_of(device).await?);
+            }
+            Ok::<_, Error>((records, answered))
         };
         let (records, answered) = self.cache.get(device, self.clock.now(), ask).await?;
         Ok(Answer { records, answered })
+    }
+
+    /// Those groups that matter and have the device.
+    async fn groups_of(&self, device: DeviceId) -> Result<BTreeSet<Membership>, Error> {
+        let url = self.settings.url.with(&format!("/v1.0/devices(deviceId='{device}')/checkMemberGroups"));
+        let wanted: Vec<GroupId> = self.groups.iter().copied().collect();
+        let mut groups = BTreeSet::new();
+        for some in wanted.chunks(CHECKED) {
+            let body = serde_json::json!({ "groupIds": some }).to_string();
+            let told = self.ask(&url, Some(&body), ASKING_GROUPS).await?;
+            let told = answer::groups(&told).map_err(|what| corrupt(ASKING_GROUPS, what))?;
+            groups.extend(told.into_iter().filter(|id| some.contains(id)).map(|id| Membership { id }));
+        }
+        Ok(groups)
     }
 
     async fn devices(
@@ -107,11 +136,16 @@ impl Inner {
         let mut url = self.settings.url.with("/v1.0/devices");
         let top = top.to_string();
         url.query_pairs_mut().extend_pairs([("$filter", filter), ("$select", select), ("$top", &top)]);
+        answer::records(&self.ask(&url, None, action).await?).map_err(|what| corrupt(action, what))
+    }
+
+    /// Gets an address or posts to it, as often as it takes.
+    async fn ask(&self, url: &Url, body: Option<&str>, action: &'static str) -> Result<Vec<u8>, Error> {
         let mut made = 1;
         loop {
             self.wait_for_quiet(action).await?;
-            let failure = match self.call(&url).await {
-                Ok(body) => return answer::records(&body).map_err(|what| corrupt(action, what)),
+            let failure = match self.call(url, body).await {
+                Ok(body) => return Ok(body),
                 Err(Trouble::Strange(what)) => return Err(corrupt(action, what)),
                 Err(Trouble::Failed(failure)) => failure,
             };
@@ -126,14 +160,21 @@ impl Inner {
         }
     }
 
-    async fn call(&self, url: &Url) -> Result<Vec<u8>, Trouble> {
+    async fn call(&self, url: &Url, body: Option<&str>) -> Result<Vec<u8>, Trouble> {
         let scope = format!("{}/.default", self.settings.url);
         let token = self.credential.get_token(&[&scope], None).await;
         let token = token.map_err(|error| match Failure::of(&error) {
             Failure::Refused(refused) => Failure::NoToken(Some(refused.status)),
             other => other,
         })?;
-        let sent = self.client.get(url.clone()).bearer_auth(token.token.secret()).send().await;
+        let asked = match body {
+            None => self.client.get(url.clone()),
+            Some(body) => {
+                let posted = self.client.post(url.clone()).header(CONTENT_TYPE, "application/json");
+                posted.body(body.to_owned())
+            }
+        };
+        let sent = asked.bearer_auth(token.token.secret()).send().await;
         let mut response = sent.map_err(|_| Failure::Silence("Graph did not answer"))?;
         note_throttle(&response);
         if response.status() != StatusCode::OK {
@@ -212,6 +253,8 @@ fn told(failure: &Failure, action: &'static str) -> Error {
         Failure::Refused(Refused { status: 403, .. }) => {
             ": this identity needs the application permission Device.Read.All; see docs/AZURE.md"
         }
+        // A device that was there a moment ago is gone; it is asked for again.
+        Failure::Refused(Refused { status: 404, .. }) if action == ASKING_GROUPS => ": it has no such device",
         Failure::Refused(Refused { status: 404, .. }) => ": there are no devices at directory.url",
         Failure::Refused(Refused { status: 429, .. }) => ": Graph throttles this app",
         _ => "",

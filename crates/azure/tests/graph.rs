@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use keyturn_azure::graph::{GraphDirectory, Keep, Settings};
 use keyturn_azure::{Attempts, Reach};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::clock::Clock as _;
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::Kind;
-use keyturn_ports::directory::{AlternativeSecurityId, Answer, DeviceRecord, Directory as _};
+use keyturn_ports::directory::{AlternativeSecurityId, Answer, DeviceRecord, Directory as _, Membership};
 use keyturn_testkit::azure::graph::{FakeGraph, Fault};
 use keyturn_testkit::azure::identity;
 use keyturn_testkit::clock::ManualClock;
@@ -38,6 +39,10 @@ impl TokenCredential for Tokens {
 }
 
 async fn fresh() -> (FakeGraph, GraphDirectory, ManualClock) {
+    asking_for([].into()).await
+}
+
+async fn asking_for(groups: BTreeSet<GroupId>) -> (FakeGraph, GraphDirectory, ManualClock) {
     let (fake, clock) = (FakeGraph::start().await, ManualClock::default());
     let settings = Settings {
         url: fake.server.url().parse().unwrap(),
@@ -52,7 +57,7 @@ async fn fresh() -> (FakeGraph, GraphDirectory, ManualClock) {
     let ca = fake.server.ca.clone().into_bytes();
     let reach = Reach { timeout: Duration::from_millis(500), ca: Some(ca), proxy: None };
     let (time, entropy) = (Arc::new(clock.clone()), Arc::new(SystemEntropy));
-    let directory = GraphDirectory::open(settings, &reach, Arc::new(Tokens), time, entropy).unwrap();
+    let directory = GraphDirectory::open(settings, groups, &reach, Arc::new(Tokens), time, entropy).unwrap();
     (fake, directory, clock)
 }
 
@@ -64,6 +69,8 @@ fn record(n: u8) -> DeviceRecord {
         trust_type: Some("AzureAd".to_owned()),
         alternative_security_ids: vec![AlternativeSecurityId { kind: 2, key: "WAA1ADAAOQA=".to_owned() }],
         operating_system: Some("Windows".to_owned()),
+        // The directory was asked and said so.
+        groups: Some([].into()),
     }
 }
 
@@ -82,6 +89,36 @@ async fn answers_come_in_order_and_say_when() {
     assert!(answers.iter().all(|answer| answer.answered == clock.now()));
     let records: Vec<_> = answers.into_iter().map(|answer| answer.records).collect();
     assert_eq!(records, [vec![record(2)], vec![], vec![record(1)]]);
+}
+
+/// Only the groups that matter are asked for, in as many calls as it takes, and kept with the device. Who cannot be
+/// told of groups is told nothing.
+#[tokio::test]
+async fn groups_that_matter_are_told_with_the_device() {
+    let group = |number| GroupId::from_bytes([number; 16]);
+    let (fake, directory, clock) = asking_for((1..=45).map(group).collect()).await;
+    let member = |numbers: &[u8]| Some(numbers.iter().map(|n| Membership { id: group(*n) }).collect());
+    fake.add(&DeviceRecord { groups: member(&[3, 21, 45, 99]), ..record(1) });
+    let told = ask(&directory, sample::device(1)).await.unwrap().records.remove(0);
+    assert_eq!(told.groups, member(&[3, 21, 45]));
+    assert_eq!(fake.calls(), 4, "the device, and 45 groups by 20");
+    ask(&directory, sample::device(1)).await.unwrap();
+    assert_eq!(fake.calls(), 4);
+
+    clock.advance(Duration::from_secs(15));
+    fake.change(|device| device["transitiveMemberOf"] = serde_json::json!([]));
+    assert_eq!(ask(&directory, sample::device(1)).await.unwrap().records[0].groups, member(&[]));
+    assert!(ask(&directory, sample::device(2)).await.unwrap().records.is_empty());
+    assert_eq!(fake.calls(), 9, "nobody asks for the groups of a device that is not there");
+
+    clock.advance(Duration::from_secs(15));
+    fake.faults([Fault::Pass, Fault::Status(403, None)]);
+    let refused = ask(&directory, sample::device(1)).await.unwrap_err();
+    assert!(refused.to_string().contains("Device.Read.All"), "{refused}");
+    fake.faults([Fault::Pass, Fault::Cut]);
+    assert_eq!(ask(&directory, sample::device(1)).await.unwrap_err().kind(), Kind::Corrupt);
+    fake.faults([Fault::Pass, Fault::Status(429, Some(0)), Fault::Status(500, None)]);
+    assert_eq!(ask(&directory, sample::device(1)).await.unwrap().records[0].groups, member(&[]));
 }
 
 /// Two records of one id are both told, never the first alone, and never kept.

@@ -124,84 +124,98 @@ impl Thumbprint {
     }
 }
 
-/// A device in the directory: the Entra `deviceId` GUID. Its one text form is lower case with hyphens, which
-/// makes it safe in a vault name and in a URL.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId([u8; 16]);
+/// Declares identifiers that are GUIDs.
+macro_rules! guid_ids {
+    ($($(#[$doc:meta])* $name:ident, $kind:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 16]);
 
-const GUID: Malformed = Malformed {
-    kind: "device id",
-    expected: "a GUID in lower case with hyphens, like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11",
-};
-
-impl DeviceId {
-    /// The device id with these bytes, in the order in which they are printed.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes in the order in which they are printed.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-
-    /// Reads a GUID of either case, as directories and people write it; the strict form is [`FromStr`].
-    pub fn parse_any_case(text: &str) -> Result<Self, Malformed> {
-        text.to_ascii_lowercase().parse()
-    }
-}
-
-impl FromStr for DeviceId {
-    type Err = Malformed;
-
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let mut bytes = [0; 16];
-        let mut digits = text.bytes().enumerate().filter_map(|(at, byte)| match (at, byte) {
-            (8 | 13 | 18 | 23, b'-') => None,
-            (8 | 13 | 18 | 23, _) => Some(None),
-            (_, b'0'..=b'9') => Some(Some(byte - b'0')),
-            (_, b'a'..=b'f') => Some(Some(byte - b'a' + 10)),
-            _ => Some(None),
-        });
-        if text.len() != 36 {
-            return Err(GUID);
-        }
-        for byte in &mut bytes {
-            let (high, low) = (digits.next().flatten(), digits.next().flatten());
-            *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or(GUID)?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            if matches!(at, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
+        impl $name {
+            /// The id with these bytes, in the order in which they are printed.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
             }
-            write!(f, "{byte:02x}")?;
+
+            /// The bytes in the order in which they are printed.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+
+            /// Reads a GUID of either case, as directories and people write it; the strict form is [`FromStr`].
+            pub fn parse_any_case(text: &str) -> Result<Self, Malformed> {
+                text.to_ascii_lowercase().parse()
+            }
         }
-        Ok(())
-    }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                guid_bytes(text).map(Self).ok_or(Malformed {
+                    kind: $kind,
+                    expected: "a GUID in lower case with hyphens, like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11",
+                })
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for (at, byte) in self.0.iter().enumerate() {
+                    if matches!(at, 4 | 6 | 8 | 10) {
+                        f.write_str("-")?;
+                    }
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
 }
 
-impl fmt::Debug for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceId({self})")
-    }
+guid_ids! {
+    /// A device in the directory: the Entra `deviceId` GUID. Its one text form is lower case with hyphens, which
+    /// makes it safe in a vault name and in a URL.
+    DeviceId, "device id";
+    /// A group in the directory: the object id of an Entra group.
+    GroupId, "group id";
 }
 
-impl Serialize for DeviceId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+fn guid_bytes(text: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let mut digits = text.bytes().enumerate().filter_map(|(at, byte)| match (at, byte) {
+        (8 | 13 | 18 | 23, b'-') => None,
+        (8 | 13 | 18 | 23, _) => Some(None),
+        (_, b'0'..=b'9') => Some(Some(byte - b'0')),
+        (_, b'a'..=b'f') => Some(Some(byte - b'a' + 10)),
+        _ => Some(None),
+    });
+    if text.len() != 36 {
+        return None;
     }
-}
-
-impl<'de> Deserialize<'de> for DeviceId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    for byte in &mut bytes {
+        let (high, low) = (digits.next().flatten(), digits.next().flatten());
+        *byte = high.zip(low).map(|(high, low)| high << 4 | low)?;
     }
+    Some(bytes)
 }
 
 /// An account as its operating system numbers it: a Windows SID, a Linux uid, a macOS GeneratedUID. 1 to 128

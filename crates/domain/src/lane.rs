@@ -17,7 +17,7 @@ pub use self::decide::{Decision, Heard, HeardKind, MintReason, Reply, Reported, 
 pub use self::events::{Alarm, LaneEvent};
 pub use self::policy::RotationPolicy;
 
-use crate::ids::{AccountId, DeviceId, InstallId, KeyHash, LaneId, VersionId};
+use crate::ids::{AccountId, DeviceId, GroupId, InstallId, KeyHash, LaneId, VersionId};
 use crate::label::Label;
 use crate::time::UnixMillis;
 
@@ -150,6 +150,9 @@ pub struct Lane {
     /// What the device says about itself.
     #[serde(default)]
     pub about: About,
+    /// Groups of the directory that policies go by and the device was in when the directory last vouched for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<GroupId>,
     /// Closed lanes are shown under "older" only.
     #[serde(default)]
     pub closed: Option<UnixMillis>,
@@ -177,6 +180,7 @@ impl Lane {
             forced: None,
             hints: Hints::default(),
             about: About::default(),
+            groups: BTreeSet::new(),
             closed: None,
             restored: None,
         }

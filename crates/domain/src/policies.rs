@@ -1,7 +1,7 @@
 //! Which policy a device is under: the deployment's own, or the first of its groups that the device is in.
 //!
-//! A device is in a group by its id, which the directory vouches for, or by what it says about itself, which nobody
-//! does. A claim may choose among policies, so [`Policies::new`] sees to it that no claim is rewarded: a group that
+//! A device is in a group by its id or by its groups in the directory, which the directory vouches for, or by what it
+//! says about itself, which nobody does. A claim may choose among policies, so [`Policies::new`] sees to it that no claim is rewarded: a group that
 //! labels lead to is at least as strong as what the device would get without it.
 
 mod pattern;
@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 pub use self::pattern::{NotAPattern, Pattern};
 
-use crate::ids::DeviceId;
-use crate::lane::{About, RotationPolicy};
+use crate::ids::{DeviceId, GroupId};
+use crate::lane::{About, Lane, RotationPolicy};
 use crate::password::PasswordPolicy;
 use crate::span::Span;
 
@@ -40,10 +40,29 @@ pub struct Group {
 pub struct Members {
     /// These devices.
     pub devices: Option<BTreeSet<DeviceId>>,
+    /// Devices that are, directly or not, in one of these groups of the directory.
+    pub groups: Option<BTreeSet<GroupId>>,
     /// Devices that say they have such a host name.
     pub hosts: Option<Vec<Pattern>>,
     /// Devices that say they have such an operating system.
     pub systems: Option<Vec<Pattern>>,
+}
+
+/// A device, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// Its id.
+    pub device: DeviceId,
+    /// Groups of the directory it is in, as the directory said.
+    pub groups: &'a BTreeSet<GroupId>,
+    /// What it says about itself.
+    pub about: &'a About,
+}
+
+impl<'a> From<&'a Lane> for Who<'a> {
+    fn from(lane: &'a Lane) -> Self {
+        Self { device: lane.key.device, groups: &lane.groups, about: &lane.about }
+    }
 }
 
 /// All policies of a deployment.
@@ -57,7 +76,8 @@ pub struct Policies {
 #[derive(Debug, thiserror::Error, PartialEq, Clone)]
 #[error(
     "devices come under it by what they say of themselves (host, os), so it must not be weaker than {than}: it has \
-     {has}, and {than} has {needed}; make it as strong, or choose its devices by devices or devices_file alone{order}"
+     {has}, and {than} has {needed}; make it as strong, or choose its devices by devices, devices_file or \
+     groups alone{order}"
 )]
 pub struct Tempting {
     /// The group.
@@ -77,7 +97,7 @@ impl Policies {
     /// A policy for all, and groups with others, the first of which wins.
     ///
     /// A group that is chosen by labels must have at least the entropy, and rotate at least as often, as the default
-    /// and as each group after it that is chosen by ids alone: those are what its devices would come under if they
+    /// and as each group after it that the directory alone decides on: those are what its devices would come under if they
     /// said something else. What a device says can then lead to a stronger policy only. The groups before it do not
     /// matter, for a device that is in one of them by its id never comes this far.
     pub fn new(default: Policy, groups: Vec<Group>) -> Result<Self, Vec<Tempting>> {
@@ -95,10 +115,20 @@ impl Policies {
         if wrong.is_empty() { Ok(Self { default, groups }) } else { Err(wrong) }
     }
 
-    /// The policy of a device that says this about itself.
-    pub fn choose(&self, device: DeviceId, about: &About) -> &Policy {
-        let first = self.groups.iter().find(|group| group.members.have(device, about));
-        first.map_or(&self.default, |group| &group.policy)
+    /// The policy of a device.
+    pub fn choose<'a>(&self, who: impl Into<Who<'a>>) -> &Policy {
+        self.group_of(who).map_or(&self.default, |group| &group.policy)
+    }
+
+    /// The group that a device comes under, if it is in one.
+    pub fn group_of<'a>(&self, who: impl Into<Who<'a>>) -> Option<&Group> {
+        let who = who.into();
+        self.groups.iter().find(|group| group.members.have(who))
+    }
+
+    /// The groups of the directory that matter here: of no others does anybody have to ask.
+    pub fn directory_groups(&self) -> BTreeSet<GroupId> {
+        self.groups.iter().filter_map(|group| group.members.groups.as_ref()).flatten().copied().collect()
     }
 
     /// The policy of devices in no group.
@@ -113,10 +143,11 @@ impl Policies {
 }
 
 impl Members {
-    fn have(&self, device: DeviceId, about: &About) -> bool {
+    fn have(&self, Who { device, groups, about }: Who<'_>) -> bool {
         let one_fits = |patterns: &Vec<Pattern>, text| patterns.iter().any(|pattern| pattern.fits(text));
         let criteria = [
             self.devices.as_ref().map(|devices| devices.contains(&device)),
+            self.groups.as_ref().map(|wanted| !wanted.is_disjoint(groups)),
             self.hosts.as_ref().map(|hosts| one_fits(hosts, about.host.as_str())),
             self.systems.as_ref().map(|systems| one_fits(systems, about.os.as_str())),
         ];

@@ -333,6 +333,7 @@ impl World {
             },
             hints: Hints::default(),
             about: About::default(),
+            groups: None,
             directory_answered: UnixMillis(self.now),
         }
     }

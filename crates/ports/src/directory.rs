@@ -1,9 +1,11 @@
 //! The directory of devices (Microsoft Entra ID in production), in the shape of Microsoft Graph.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_domain::time::UnixMillis;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
@@ -31,6 +33,23 @@ pub struct DeviceRecord {
     /// The operating system, as the directory has it.
     #[serde(default, deserialize_with = "or_nothing")]
     pub operating_system: Option<String>,
+    /// The groups it is in, directly or not. A device of an export that does not say is in those that were known
+    /// before; a directory that was asked says.
+    #[serde(
+        rename = "transitiveMemberOf",
+        default,
+        deserialize_with = "readable_groups",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub groups: Option<BTreeSet<Membership>>,
+}
+
+/// A group in the list of a device's groups, of which the id alone matters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Membership {
+    /// The group.
+    #[serde(deserialize_with = "any_case")]
+    pub id: GroupId,
 }
 
 /// A value of the right type, or anything else.
@@ -61,6 +80,16 @@ fn readable_keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AlternativeSe
     Ok(entries.into_iter().flatten().filter_map(Perhaps::right).collect())
 }
 
+/// Those entries of a list of groups, roles and administrative units that can be groups.
+fn readable_groups<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeSet<Membership>>, D::Error> {
+    let entries: Option<Vec<Perhaps<Membership>>> = Perhaps::deserialize(from)?.right();
+    Ok(entries.map(|entries| entries.into_iter().filter_map(Perhaps::right).collect()))
+}
+
+fn any_case<'de, D: Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
+    GroupId::parse_any_case(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
 /// One registered key, undecoded (see `keyturn_schemas::security_id`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlternativeSecurityId {
@@ -70,6 +99,13 @@ pub struct AlternativeSecurityId {
     /// Base64 over UTF-16LE text.
     #[serde(default)]
     pub key: String,
+}
+
+impl DeviceRecord {
+    /// The groups it is known to be in.
+    pub fn group_ids(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.iter().flatten().map(|membership| membership.id)
+    }
 }
 
 /// What the directory answered about one device id.

@@ -340,5 +340,6 @@ fn graph(
     };
     let credential = azure.credential.open(&azure.reach)?;
     let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
-    GraphDirectory::open(settings.clone(), &azure.reach, credential, clock, entropy).map(Some)
+    let (settings, groups) = (settings.clone(), config.policies.directory_groups());
+    GraphDirectory::open(settings, groups, &azure.reach, credential, clock, entropy).map(Some)
 }

@@ -97,6 +97,7 @@ macro_rules! conformance {
         $crate::conformance!(@cases directory, $subject, [
             answers_come_in_order_and_say_when,
             putting_replaces,
+            groups_are_part_of_a_record,
             enabling_changes_one_property,
             pages_follow_each_other,
             names_are_found_in_any_case,

@@ -106,6 +106,7 @@ impl FakeDevice {
             trust_type: Some("AzureAd".to_owned()),
             alternative_security_ids: vec![AlternativeSecurityId { kind: DEVICE_KEY, key: key.encode() }],
             operating_system: None,
+            groups: None,
         }
     }
 

@@ -19,6 +19,7 @@ use http_body_util::BodyExt as _;
 use keyturn_domain::admission::AdmissionPolicy;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_domain::ids::GroupId;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::lane::{Lane, RotationPolicy};
 use keyturn_domain::password::{Password, PasswordPolicy};
@@ -30,7 +31,7 @@ use keyturn_notifier::Notifier;
 use keyturn_notifier::webhooks::{Secrets, Webhooks};
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::{Worker, WorkerSettings};
-use keyturn_ports::directory::DirectoryAdmin as _;
+use keyturn_ports::directory::{DeviceRecord, DirectoryAdmin as _, Membership};
 use keyturn_ports::ledger::{LedgerOperator as _, LedgerReader as _};
 use keyturn_ports::queue::{Queue as _, QueueName};
 use keyturn_ports::vault::VaultReader as _;
@@ -117,7 +118,7 @@ impl System {
         let parts = Parts { faults: &faults, database: &database, time, entropy, limits, admission };
         let router = parts.router();
         let workers = [
-            parts.worker(QueueName::Requests, parts.validator()),
+            parts.worker(QueueName::Requests, parts.validator(policies)),
             parts.worker(QueueName::Findings, parts.rotator(&signing, policies.clone())),
             parts.worker(QueueName::Outcomes, Notifier::new(parts.faulty(database.clone()))),
             parts.worker(QueueName::Alarms, parts.webhooks()),
@@ -133,6 +134,13 @@ impl System {
     /// Registers a device in the directory.
     pub async fn register(&self, device: &FakeDevice) {
         self.database.put(vec![device.record()]).await.expect("the directory takes records");
+    }
+
+    /// Puts a registered device into these groups of the directory, and no others.
+    pub async fn join(&self, device: &FakeDevice, groups: &[GroupId]) {
+        let groups = Some(groups.iter().map(|id| Membership { id: *id }).collect());
+        let record = DeviceRecord { groups, ..device.record() };
+        self.database.put(vec![record]).await.expect("the directory takes records");
     }
 
     /// A nonce of the device API.
@@ -345,11 +353,12 @@ impl Parts<'_> {
         Ingress::new(settings, keys, ports, Arc::clone(self.time), Arc::clone(self.entropy)).router()
     }
 
-    fn validator(&self) -> Validator {
+    fn validator(&self, policies: &Policies) -> Validator {
         let settings = keyturn_validator::Settings {
             deployment: deployment(),
             join_types: JoinTypes::default(),
             freshness: Freshness::default(),
+            groups: policies.directory_groups(),
         };
         let keys = keyturn_validator::Keys {
             nonces: NonceKeys::new(ring(1)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use keyturn_domain::ids::RequestId;
+use keyturn_domain::ids::{GroupId, RequestId};
 use keyturn_domain::lane::RotationPolicy;
 use keyturn_domain::password::{Complexity, Password, PasswordPolicy};
 use keyturn_domain::policies::{Group, Members, Policies, Policy};
@@ -70,6 +70,30 @@ async fn a_device_comes_under_the_policy_of_its_group() {
     system.clock.advance(Duration::from_hours(25));
     assert!(system.rotate(&mut devices[0]).await, "due after a day");
     assert!(!system.rotate(&mut devices[1]).await, "not due before three");
+}
+
+/// The directory says who is in a group, and from the next request on that is what counts.
+#[tokio::test]
+async fn a_device_comes_under_the_policy_of_its_group_in_the_directory() {
+    let [kiosks, other] = [1, 2].map(|number| GroupId::from_bytes([number; 16]));
+    let words = PasswordPolicy::windows_laps(Complexity::ShortWords, 14, 6, Some('-')).unwrap();
+    let hourly = RotationPolicy { update_frequency: Duration::from_hours(1), ..RotationPolicy::default() };
+    let members = Members { groups: Some([kiosks].into()), ..Members::default() };
+    let policy = Policy { passwords: words, rotation: hourly };
+    let default = Policy { passwords: PasswordPolicy::default(), rotation: RotationPolicy::default() };
+    let group = Group { name: "kiosks".to_owned(), members, policy };
+    let mut system = System::with_policies(Faults::none(), &Policies::new(default, vec![group]).unwrap());
+    let mut device = FakeDevice::new(1, deployment());
+    for (member, of_words) in [(vec![other, kiosks], true), (vec![other], false), (vec![kiosks], true)] {
+        system.join(&device, &member).await;
+        system.force(&device).await;
+        assert!(system.rotate(&mut device).await);
+        let shown = system.confirmed(&device).await;
+        assert_eq!(shown.expose().len() != 16, of_words, "{member:?}");
+        system.clock.advance(Duration::from_mins(61));
+        assert_eq!(system.rotate(&mut device).await, of_words, "a member is due after an hour");
+        system.clock.advance(Duration::from_hours(25));
+    }
 }
 
 /// Every call to an engine goes wrong once, in every way, at every point of two whole rotations.

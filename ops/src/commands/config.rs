@@ -74,8 +74,10 @@ fn tell_policies(policies: &Policies) {
     tell_policy("default", policies.default_policy(), "");
     for Group { name, members, policy } in policies.groups() {
         let listed = members.devices.as_ref().map(|devices| format!("; devices listed: {}", devices.len()));
+        let groups =
+            members.groups.as_ref().map(|groups| format!("; groups of the directory: {}", groups.len()));
         let claimed = members.is_claimed().then(|| "; by what a device says of itself".to_owned());
-        let members: String = listed.into_iter().chain(claimed).collect();
+        let members: String = listed.into_iter().chain(groups).chain(claimed).collect();
         tell_policy(name, policy, &members);
     }
 }

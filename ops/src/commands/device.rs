@@ -69,6 +69,7 @@ pub(crate) fn record(certificate: &DeviceCertificate, name: &str, join: &str) ->
         trust_type: Some(join.to_owned()),
         alternative_security_ids: vec![AlternativeSecurityId { kind: DEVICE_KEY, key: key.encode() }],
         operating_system: None,
+        groups: None,
     })
 }
 
@@ -88,20 +89,37 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
             format!("{}: device {} of the list; nothing was imported", file.display(), at + 1)
         })
     };
-    let records = devices.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+    let mut records = devices.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
         bail!("{}: there is no device in it", file.display());
     }
     let count = records.len();
+    keep_groups(deployment, &mut records).await?;
     put(deployment, records, &format!("imported {count} devices from {}", file.display())).await?;
     eprintln!("{count} devices are in the directory.");
     Ok(())
 }
 
+/// Leaves devices in the groups they are in, if the export does not say otherwise: a list of devices without their
+/// groups must not lead all of them to another policy.
+async fn keep_groups(deployment: &Deployment, records: &mut [DeviceRecord]) -> Result<()> {
+    let directory = admin(deployment)?;
+    for some in records.chunks_mut(500) {
+        let answers = directory.look_up(some.iter().map(|record| record.device_id).collect()).await;
+        for (record, answer) in some.iter_mut().zip(answers) {
+            if record.groups.is_none()
+                && let Ok(known) = answer
+            {
+                record.groups = known.records.into_iter().next().and_then(|known| known.groups);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The embedded directory's own commands, if that is the directory.
-fn admin(deployment: &Deployment) -> Result<Arc<dyn DirectoryAdmin>> {
-    let elsewhere =
-        "this deployment's directory is Microsoft Entra ID; devices are added, enabled and disabled there";
+pub(super) fn admin(deployment: &Deployment) -> Result<Arc<dyn DirectoryAdmin>> {
+    let elsewhere = "this deployment's directory is Microsoft Entra ID; devices and groups are managed there";
     deployment.engines.directory_admin().ok_or_else(|| Failure::Conflict(elsewhere.to_owned()).into())
 }
 

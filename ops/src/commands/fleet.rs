@@ -62,15 +62,9 @@ impl Standing {
 }
 
 /// How a device with these lanes stands.
-pub(super) fn standing(
-    device: DeviceId,
-    listed: bool,
-    lanes: &[Lane],
-    policies: &Policies,
-    now: UnixMillis,
-) -> Standing {
+pub(super) fn standing(listed: bool, lanes: &[Lane], policies: &Policies, now: UnixMillis) -> Standing {
     let open: Vec<&Lane> = lanes.iter().filter(|lane| lane.closed.is_none()).collect();
-    let due = next_due(device, lanes, policies);
+    let due = next_due(lanes, policies);
     if !listed {
         Standing::Orphaned
     } else if open.iter().any(|lane| lane.held(now).is_some()) {
@@ -87,11 +81,11 @@ pub(super) fn standing(
 }
 
 /// When the next password is due: of the lane that was confirmed last, at once if a rotation was asked for.
-pub(super) fn next_due(device: DeviceId, lanes: &[Lane], policies: &Policies) -> Option<UnixMillis> {
+pub(super) fn next_due(lanes: &[Lane], policies: &Policies) -> Option<UnixMillis> {
     let confirmed = lanes.iter().filter(|lane| lane.closed.is_none());
     let confirmed = confirmed.filter_map(|lane| Some((lane.confirmed?.at, lane)));
     let (at, lane) = confirmed.max_by_key(|(at, _)| *at)?;
-    let every = policies.choose(device, &lane.about).rotation.update_frequency;
+    let every = policies.choose(lane).rotation.update_frequency;
     Some(lane.forced.unwrap_or(at.plus(every)).min(at.plus(every)))
 }
 
@@ -101,7 +95,7 @@ pub(super) async fn run(deployment: &Deployment, list: bool) -> Result<()> {
     let (mut counts, mut rows) = (BTreeMap::<Standing, u64>::new(), Vec::new());
     for (device, name) in devices {
         let lanes = deployment.engines.ledger_reader().lanes(device).await?;
-        let standing = standing(device, name.is_some(), &lanes, &deployment.config.policies, now);
+        let standing = standing(name.is_some(), &lanes, &deployment.config.policies, now);
         *counts.entry(standing).or_default() += 1;
         rows.push((standing, device, name.unwrap_or_default()));
     }

@@ -4,10 +4,7 @@
 //! command may be killed at any moment: what was asked stays asked, and the rest is done by the same command again or
 //! by `--resume`.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::num::NonZeroU32;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -106,7 +103,7 @@ async fn select(deployment: &Deployment, rotate: &RotateNow) -> Result<(String, 
         return Ok((format!("since {}", rfc3339(since)), engines.rotations().minted_since(since).await?));
     }
     if let Some(file) = &rotate.file {
-        let devices = listed(deployment, file).await?;
+        let devices = resolve::list(&deployment.engines, file, "asked").await?;
         let mut hash = Sha256::new();
         for device in &devices {
             hash.update(device.as_bytes());
@@ -122,20 +119,6 @@ async fn select(deployment: &Deployment, rotate: &RotateNow) -> Result<(String, 
         after = Some(*last);
         devices.extend(page);
     }
-}
-
-/// The devices of a list. Every one must be known before the first is asked.
-async fn listed(deployment: &Deployment, file: &Path) -> Result<Vec<DeviceId>> {
-    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    let mut devices = BTreeSet::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let name = line.split('#').next().unwrap_or_default().trim();
-        if !name.is_empty() {
-            let place = || format!("{}:{number}; nothing was asked", file.display());
-            devices.insert(resolve::device(&deployment.engines, name).await.with_context(place)?.id);
-        }
-    }
-    Ok(devices.into_iter().collect())
 }
 
 /// Tells what would be done.

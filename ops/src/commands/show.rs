@@ -128,13 +128,16 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
 /// How it stands, when it was heard of, when the next password is due, and why it was refused last.
 fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[Event]) {
     let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
-    let standing = fleet::standing(named.id, named.record.is_some(), lanes, policies, now);
+    let standing = fleet::standing(named.record.is_some(), lanes, policies, now);
     say!("  state: {}", standing.words());
     match lanes.iter().filter_map(|lane| lane.last).map(|last| last.received).max() {
         Some(at) => say!("  last heard {}, {} ago", output::when(at), output::ago(at, now)),
         None => say!("  never heard of"),
     }
-    match fleet::next_due(named.id, lanes, policies) {
+    if let Some(lane) = lanes.iter().max_by_key(|lane| lane.last.map(|last| last.received)) {
+        say!("  policy: {}", policies.group_of(lane).map_or("default", |group| &group.name));
+    }
+    match fleet::next_due(lanes, policies) {
         Some(due) if due <= now => say!("  the next password is due since {}", output::when(due)),
         Some(due) => say!("  the next password is due {}", output::when(due)),
         None => say!("  the next password is due when it checks in"),

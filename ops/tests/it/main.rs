@@ -10,6 +10,7 @@ mod deployment;
 mod doctor;
 mod fleet;
 mod graph;
+mod groups;
 mod hostile;
 mod key_vault;
 mod keys;

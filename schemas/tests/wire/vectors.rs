@@ -2,12 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use keyturn_domain::ids::{RequestId, VersionId};
+use keyturn_domain::ids::{GroupId, RequestId, VersionId};
 use keyturn_domain::lane::{LaneKey, Order};
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::certificate::DeviceCertificate;
 use keyturn_schemas::claims::{EphemeralKey, Version1};
-use keyturn_schemas::finding::Check;
+use keyturn_schemas::finding::{Check, Facts};
 use keyturn_schemas::key_set::{self, KeySet, KeySetError};
 use keyturn_schemas::message::{Claims, SignedMessage};
 use keyturn_schemas::result::{self, Answer, Code, Enclosed};
@@ -197,21 +197,29 @@ fn ticket(device: &Device) -> Value {
 
 fn finding(device: &Device) -> Value {
     let message = SignedMessage::parse(device.sign(&world::request())).unwrap();
-    let case = |failed: Option<Check>| {
-        let (facts, finding) = (world::facts(&message, failed), world::finding(&message, failed));
-        assert_eq!(world::finding_keys().open(&finding, facts.rid, facts.key_hash), Some(facts));
-        let flags = u8::from(failed.is_none()) + 2 * u8::from(facts.enabled);
+    let case = |facts: Facts| {
+        let finding = world::finding_keys().seal(facts.clone()).unwrap();
+        assert_eq!(world::finding_keys().open(&finding, facts.rid, facts.key_hash), Some(facts.clone()));
+        let (failed, flags) = (facts.failed, u8::from(facts.failed.is_none()) + 2 * u8::from(facts.enabled));
         let name = json!(failed).as_str().unwrap_or_default().to_owned();
+        let mut groups = Vec::new();
+        if !facts.groups.is_empty() {
+            groups.extend([0, u8::try_from(facts.groups.len()).unwrap()]);
+            groups.extend(facts.groups.iter().flat_map(GroupId::as_bytes));
+        }
+        let label: &[u8] = if groups.is_empty() { b"keyturn finding v1" } else { b"keyturn finding v2" };
+        let head = [label, facts.rid.as_bytes(), facts.key_hash.as_bytes()].concat();
         let directory = facts.directory_ms.0.to_be_bytes();
-        let head =
-            [b"keyturn finding v1", facts.rid.as_bytes().as_slice(), facts.key_hash.as_bytes()].concat();
-        let input = [head.as_slice(), &directory, &[flags], name.as_bytes()].concat();
+        let input = [head.as_slice(), &directory, &[flags], &groups, name.as_bytes()].concat();
         json!({"mac_input_hex": hex(input), "code": failed.map(Check::code), "finding": finding})
     };
+    let failed = [None, Some(Check::KnownDevice), Some(Check::Enabled), Some(Check::JoinType)];
+    let plain = failed.map(|failed| case(world::facts(&message, failed)));
+    let grouped = case(world::facts_with_groups(&message));
     json!({
-        "about": "Findings about the request of message.json.",
+        "about": "Findings about the request of message.json, the last of a device in two groups.",
         "secret_hex": hex(world::FINDING_SECRET),
-        "cases": [case(None), case(Some(Check::KnownDevice)), case(Some(Check::Enabled)), case(Some(Check::JoinType))],
+        "cases": plain.into_iter().chain([grouped]).collect::<Vec<_>>(),
     })
 }
 

@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use keyturn_domain::entropy::Entropy;
-use keyturn_domain::ids::{DeviceId, InstallId, MessageMark, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, GroupId, InstallId, MessageMark, RequestId, VersionId};
 use keyturn_domain::lane::{Hints, LaneKey, Order};
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::certificate::{DeviceAlgorithm, DeviceCertificate};
@@ -256,11 +256,18 @@ pub(crate) fn facts(message: &SignedMessage, failed: Option<Check>) -> Facts {
         enabled: failed != Some(Check::Enabled),
         failed,
         directory_ms: RECEIVED,
+        groups: [].into(),
     }
 }
 
 pub(crate) fn finding(message: &SignedMessage, failed: Option<Check>) -> Finding {
     finding_keys().seal(facts(message, failed)).unwrap()
+}
+
+/// The same, of a device in groups that policies go by.
+pub(crate) fn facts_with_groups(message: &SignedMessage) -> Facts {
+    let groups = [0xfe, 0x0b].map(|first| GroupId::from_bytes([first; 16])).into();
+    Facts { groups, ..facts(message, None) }
 }
 
 pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {

@@ -205,6 +205,7 @@ impl World {
             state: Reported { cur, in_doubt, refused, account_missing, issued, found: [].into() },
             hints,
             about: claims.common().about(),
+            groups: None,
             directory_answered: now,
         }
     }

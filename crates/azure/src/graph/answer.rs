@@ -1,5 +1,6 @@
 //! What Graph answers, read.
 
+use keyturn_domain::ids::GroupId;
 use keyturn_ports::directory::DeviceRecord;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,18 @@ pub(super) fn records(body: &[u8]) -> Result<Vec<DeviceRecord>, &'static str> {
     page.value.into_iter().map(record).collect()
 }
 
+/// The ids in an answer about groups, all or none.
+pub(super) fn groups(body: &[u8]) -> Result<Vec<GroupId>, &'static str> {
+    #[derive(Deserialize)]
+    struct Ids {
+        value: Vec<String>,
+    }
+    let ids: Ids =
+        serde_json::from_slice(body).map_err(|_| "the answer is no list of groups, or is cut short")?;
+    let ids = ids.value.iter().map(|text| GroupId::parse_any_case(text)).collect::<Result<_, _>>();
+    ids.map_err(|_| "a group in the answer cannot be read")
+}
+
 fn record(mut value: Value) -> Result<DeviceRecord, &'static str> {
     // A GUID may come in capitals; ours has one form.
     if let Some(id) = value.get_mut("deviceId")
@@ -28,7 +41,19 @@ fn record(mut value: Value) -> Result<DeviceRecord, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::records;
+    use super::{groups, records};
+
+    #[test]
+    fn groups_are_read_whole_or_not() {
+        // As in learn.microsoft.com/graph/api/directoryobject-checkmembergroups, shortened.
+        let body = br#"{"@odata.context":"https://graph.microsoft.com/v1.0/$metadata#Collection(Edm.String)",
+            "value":["FEE2C45B-915A-4A64-B130-F4EB9E75525E"]}"#;
+        assert_eq!(groups(body).unwrap()[0].to_string(), "fee2c45b-915a-4a64-b130-f4eb9e75525e");
+        assert!(groups(br#"{"value":[]}"#).unwrap().is_empty());
+        for wrong in [&b"{}"[..], br#"{"value":["x"]}"#, br#"{"value":[null]}"#, &body[..140]] {
+            assert!(groups(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn an_answer_is_read_whole_or_not() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{About, Alarm, Dated, Hints, Lane, LaneEvent, LaneKey, Order, RotationPolicy};
-use crate::ids::VersionId;
+use crate::ids::{GroupId, VersionId};
 use crate::time::UnixMillis;
 
 /// A message whose signature and freshness hold, reduced to what a decision needs.
@@ -24,6 +24,8 @@ pub struct Heard {
     pub hints: Hints,
     /// What the device says about itself.
     pub about: About,
+    /// The groups of the directory it is in, unless the directory did not vouch for it.
+    pub groups: Option<BTreeSet<GroupId>>,
     /// When the directory vouched for the device.
     pub directory_answered: UnixMillis,
 }
@@ -220,6 +222,9 @@ fn apply_report(
     lane.last = Some(heard.order);
     lane.closed = None;
     lane.about = heard.about.clone();
+    if let Some(groups) = &heard.groups {
+        lane.groups.clone_from(groups);
+    }
     lane.find_again(state.found.iter().copied());
     match state.cur.filter(known) {
         Some(cur) => {

@@ -33,6 +33,7 @@ fn request() -> Heard {
         state: Reported::default(),
         hints: Hints::default(),
         about: About::default(),
+        groups: None,
         directory_answered: NOW,
     }
 }
@@ -321,4 +322,26 @@ fn what_was_said_before_a_restore_is_stale() {
     assert_eq!(lost(NOW.0 - 1).reply, Reply::Stale);
     let opened = lost(NOW.0 - 9).lane.unwrap();
     assert_eq!((opened.restored, opened.confirmed), (None, dated(1, NOW.0 - 2)));
+}
+
+#[test]
+fn the_groups_of_a_lane_are_those_that_the_directory_last_told() {
+    let group = |number| GroupId::from_bytes([number; 16]);
+    let mut last = None;
+    for (at, told, want) in [
+        (10, Some(vec![1]), vec![1]),
+        // A report of a device that the directory did not vouch for says nothing of its groups.
+        (20, None, vec![1]),
+        (30, Some(vec![2, 3]), vec![2, 3]),
+        (40, Some(vec![]), vec![]),
+    ] {
+        let order = Order { received: UnixMillis(NOW.0 + at), nonce: UnixMillis(NOW.0 + at) };
+        let groups = told.map(|numbers| numbers.into_iter().map(group).collect());
+        let heard = Heard { order, groups, directory_answered: order.received, ..request() };
+        let decision =
+            decide(last.take().as_slice(), None, &heard, &RotationPolicy::default(), order.received);
+        let lane = decision.lane.unwrap();
+        assert_eq!(lane.groups, want.into_iter().map(group).collect());
+        last = Some(lane);
+    }
 }

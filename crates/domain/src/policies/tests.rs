@@ -22,6 +22,10 @@ fn about(host: &str, os: &str) -> About {
     About { host: label(host), os: label(os), ..About::default() }
 }
 
+fn who(id: u8, about: &About) -> Who<'_> {
+    Who { device: device(id), groups: const { &BTreeSet::new() }, about }
+}
+
 fn by_ids(ids: &[u8]) -> Members {
     Members { devices: Some(ids.iter().copied().map(device).collect()), ..Members::default() }
 }
@@ -45,15 +49,15 @@ fn the_first_group_wins_and_every_criterion_counts() {
         group("nobody", Members::default(), one.clone()),
     ];
     let policies = Policies::new(default.clone(), groups[..2].to_vec()).unwrap();
-    assert_eq!(policies.choose(device(1), &about("srv-1", "Debian Linux")), &one);
-    assert_eq!(policies.choose(device(2), &about("SRV-1", "Debian Linux")), &two);
-    assert_eq!(policies.choose(device(2), &about("srv-1", "Windows")), &default);
-    assert_eq!(policies.choose(device(2), &about("pc-1", "Debian Linux")), &default);
+    assert_eq!(policies.choose(who(1, &about("srv-1", "Debian Linux"))), &one);
+    assert_eq!(policies.choose(who(2, &about("SRV-1", "Debian Linux"))), &two);
+    assert_eq!(policies.choose(who(2, &about("srv-1", "Windows"))), &default);
+    assert_eq!(policies.choose(who(2, &about("pc-1", "Debian Linux"))), &default);
     let policies = Policies::new(default.clone(), groups).unwrap();
-    assert_eq!(policies.choose(device(2), &about("srv-1", "Debian Linux")), &two);
-    assert_eq!(policies.choose(device(2), &about("", "")), &three);
+    assert_eq!(policies.choose(who(2, &about("srv-1", "Debian Linux"))), &two);
+    assert_eq!(policies.choose(who(2, &about("", ""))), &three);
     let policies = Policies::new(default.clone(), vec![group("nobody", Members::default(), one)]).unwrap();
-    assert_eq!(policies.choose(device(1), &about("x", "y")), &default);
+    assert_eq!(policies.choose(who(1, &about("x", "y"))), &default);
 }
 
 #[test]
@@ -77,6 +81,38 @@ fn a_claim_must_not_lead_to_a_weaker_policy() {
     Policies::new(default.clone(), vec![strong, claimed]).unwrap();
 }
 
+#[test]
+fn groups_of_the_directory_are_asked_for_and_count_like_ids() {
+    let directory = |number: u8| GroupId::from_bytes([number; 16]);
+    let in_groups = |numbers: &[u8]| Members {
+        groups: Some(numbers.iter().copied().map(directory).collect()),
+        ..Members::default()
+    };
+    let (default, weak, strong) = (policy(16, 72), policy(12, 100), policy(20, 24));
+    let groups = vec![
+        group("kiosks", in_groups(&[1, 2]), weak.clone()),
+        group("admins", Members { groups: in_groups(&[3]).groups, ..by_ids(&[7]) }, strong.clone()),
+    ];
+    let policies = Policies::new(default.clone(), groups.clone()).unwrap();
+    assert_eq!(policies.directory_groups(), [1, 2, 3].map(directory).into());
+    let about = about("srv-1", "Windows");
+    let chosen = |id: u8, member: &[u8]| {
+        let member = member.iter().copied().map(directory).collect();
+        policies.choose(Who { groups: &member, ..who(id, &about) }).clone()
+    };
+    assert_eq!(chosen(1, &[9, 2]), weak);
+    assert_eq!(chosen(1, &[9]), default);
+    assert_eq!(chosen(1, &[]), default);
+    // The group and the id, both.
+    assert_eq!(chosen(1, &[3]), default);
+    assert_eq!(chosen(7, &[3]), strong);
+    assert_eq!(chosen(7, &[3, 1]), weak);
+    // A claim must not lead past what the directory says.
+    let claimed = group("all", by_host("*"), policy(16, 72));
+    let refused = Policies::new(default, [vec![claimed], groups].concat()).unwrap_err();
+    assert!(refused[0].to_string().contains("move it below"), "{}", refused[0]);
+}
+
 fn any_group() -> impl Strategy<Value = Group> {
     let members = prop_oneof![
         proptest::collection::vec(0_u8..4, 1..3).prop_map(|ids| by_ids(&ids)),
@@ -95,9 +131,9 @@ proptest! {
     ) {
         let proven: Vec<Group> = groups.iter().filter(|one| !one.members.is_claimed()).cloned().collect();
         if let Ok(policies) = Policies::new(policy(16, 72), groups) {
-            let chosen = policies.choose(device(id), &about(&host, ""));
+            let chosen = policies.choose(who(id, &about(&host, "")));
             let silent = Policies::new(policy(16, 72), proven).unwrap();
-            let silent = silent.choose(device(id), &about("", ""));
+            let silent = silent.choose(who(id, &about("", "")));
             prop_assert!(chosen.passwords.entropy_bits() >= silent.passwords.entropy_bits());
             prop_assert!(chosen.rotation.update_frequency <= silent.rotation.update_frequency);
         }

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_domain::password::{Complexity, PasswordPolicy, PolicyError};
 use keyturn_domain::policies::{Group, Members, Pattern, Policies, Policy, Tempting};
+use keyturn_schemas::finding::MOST_GROUPS;
 
 use super::sections::{Password, PolicyEntry, Sections};
 
@@ -39,7 +40,13 @@ impl Sections {
         let tempting = |wrong: Vec<Tempting>| -> Problems {
             wrong.iter().map(|one| format!("policy.{}: {one}", one.group)).collect()
         };
-        Policies::new(default, groups).map_err(tempting)
+        let policies = Policies::new(default, groups).map_err(tempting)?;
+        let count = policies.directory_groups().len();
+        if count > MOST_GROUPS {
+            let wrong = format!("policy.*.groups: {count} groups of the directory, at most {MOST_GROUPS}");
+            return Err(vec![format!("{wrong}; put groups into one group there, and name that")]);
+        }
+        Ok(policies)
     }
 
     fn group(&self, entry: &PolicyEntry) -> Result<Group, Problems> {
@@ -146,12 +153,32 @@ impl PolicyEntry {
     fn members(&self, key: &str) -> Result<Members, Problems> {
         let mut problems = Problems::new();
         let devices = self.device_ids(key, &mut problems);
+        let groups = self.group_ids(key, &mut problems);
         let hosts = patterns(self.host.as_ref(), &format!("{key}.host"), &mut problems);
         let systems = patterns(self.os.as_ref(), &format!("{key}.os"), &mut problems);
-        if problems.is_empty() && devices.is_none() && hosts.is_none() && systems.is_none() {
-            problems.push(format!("{key}: fits no device; give it devices, devices_file, host or os"));
+        let nothing = devices.is_none() && groups.is_none() && hosts.is_none() && systems.is_none();
+        if problems.is_empty() && nothing {
+            problems
+                .push(format!("{key}: fits no device; give it devices, devices_file, groups, host or os"));
         }
-        if problems.is_empty() { Ok(Members { devices, hosts, systems }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Members { devices, groups, hosts, systems }) } else { Err(problems) }
+    }
+
+    fn group_ids(&self, key: &str, problems: &mut Problems) -> Option<BTreeSet<GroupId>> {
+        let texts = self.groups.as_ref()?;
+        if texts.is_empty() {
+            problems.push(format!("{key}.groups: is empty; list some, or remove the setting"));
+        }
+        let mut ids = BTreeSet::new();
+        for text in texts {
+            match GroupId::parse_any_case(text) {
+                Ok(id) => drop(ids.insert(id)),
+                Err(error) => problems.push(format!(
+                    "{key}.groups: «{text}» is {error}; take the group's object id, not its name"
+                )),
+            }
+        }
+        Some(ids)
     }
 
     fn device_ids(&self, key: &str, problems: &mut Problems) -> Option<BTreeSet<DeviceId>> {

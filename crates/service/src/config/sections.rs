@@ -3,6 +3,7 @@
 #![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
 
 mod azure;
+mod policies;
 mod queues;
 mod state;
 
@@ -10,11 +11,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use confique::Config;
-use keyturn_domain::password::{CLOUDLAPS_ALPHABET, DEFAULT_LENGTH, DEFAULT_WORDS};
 use keyturn_domain::span::Span;
 use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
+pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues};
 pub use self::state::{Postgres, State};
 
@@ -31,6 +32,7 @@ pub struct Sections {
     ///     name = "kiosks"                  # a-z 0-9 -
     ///     devices = ["3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11"]  # ids in the directory, and
     ///     devices_file = "kiosks.txt"      # a file of more, one a line; read when a process starts
+    ///     groups = ["0b53cc85-eb81-4a3c-9a24-8ed3c3bcf6ba"]   # object ids of groups in the directory, one of which it is in
     ///     host = ["KIOSK-*"]               # what the device says its name is
     ///     os = ["Windows 11*"]             # what the device says it runs
     ///     complexity = 6                   # these and length, alphabet, classes, words, separator: as in [password]
@@ -289,75 +291,6 @@ pub struct Rotation {
     /// How long a result waits for its device.
     #[config(default = "1d")]
     pub result_ttl: Span,
-}
-
-/// What passwords are made of.
-#[derive(Config, Clone, Debug)]
-#[config(layer_attr(serde(deny_unknown_fields)))]
-pub struct Password {
-    /// 0 draws characters from the alphabet below. 1 to 8 are those of Windows LAPS (PasswordComplexity): 1 A-Z,
-    /// 2 a-z too, 3 digits too, 4 special characters too, 5 the same without what is easily mistaken; and passphrases
-    /// of 6 long words, 7 short words, 8 short words that differ in their first three letters.
-    #[config(default = 0)]
-    pub complexity: u8,
-    /// Characters (CloudLAPS: PasswordLength): 8 to 128, with a complexity of 1 to 5 at most 64.
-    #[config(default = 16)]
-    pub length: u32,
-    /// The characters to choose from (CloudLAPS: PasswordAllowedCharacters).
-    #[config(default = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz.:;,-_!?$%*=+&<>@#()23456789")]
-    pub alphabet: String,
-    /// Of upper case, lower case, digits and symbols, so many occur in every password.
-    #[config(default = 4)]
-    pub classes: u32,
-    /// Words of a passphrase (Windows LAPS: PassphraseLength): 3 to 10.
-    #[config(default = 6)]
-    pub words: u32,
-    /// What stands between the words: nothing, as in Windows LAPS, or one digit or punctuation mark.
-    #[config(default = "")]
-    pub separator: String,
-}
-
-impl Default for Password {
-    fn default() -> Self {
-        Self {
-            complexity: 0,
-            length: DEFAULT_LENGTH,
-            alphabet: CLOUDLAPS_ALPHABET.to_owned(),
-            classes: 4,
-            words: DEFAULT_WORDS,
-            separator: String::new(),
-        }
-    }
-}
-
-/// A policy of a group of devices.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyEntry {
-    /// Its name: 1 to 64 characters of a-z 0-9 - .
-    pub name: String,
-    /// Ids of its devices.
-    pub devices: Option<Vec<String>>,
-    /// A file of ids, one a line.
-    pub devices_file: Option<PathBuf>,
-    /// Patterns of host names.
-    pub host: Option<Vec<String>>,
-    /// Patterns of operating systems.
-    pub os: Option<Vec<String>>,
-    /// See [`Password`], here and below.
-    pub complexity: Option<u8>,
-    /// Characters.
-    pub length: Option<u32>,
-    /// Characters to choose from.
-    pub alphabet: Option<String>,
-    /// Classes that occur.
-    pub classes: Option<u32>,
-    /// Words.
-    pub words: Option<u32>,
-    /// What stands between them.
-    pub separator: Option<String>,
-    /// See [`Rotation`].
-    pub update_frequency: Option<Span>,
 }
 
 /// Where versions are kept.

@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
 use std::fs;
 
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::label::Label;
 use keyturn_domain::lane::About;
 use keyturn_domain::password::PasswordPolicy;
+use keyturn_domain::policies::Who;
 use keyturn_ports::queue::QueueName;
 
 use super::*;
@@ -161,6 +163,8 @@ fn policies_that_cannot_be_are_named_by_their_keys() {
         ("[[policy]]\nname = \"A b\"\nhost = [\"a\"]", &["policy.name: «A b»", "a-z"]),
         ("[[policy]]\nname = \"a\"", &["policy.a: fits no device", "devices_file"]),
         ("[[policy]]\nname = \"a\"\ndevices = []", &["policy.a.devices: is empty"]),
+        ("[[policy]]\nname = \"a\"\ngroups = []", &["policy.a.groups: is empty"]),
+        ("[[policy]]\nname = \"a\"\ngroups = [\"Kiosks\"]", &["policy.a.groups: «Kiosks»", "object id"]),
         ("[[policy]]\nname = \"a\"\nhost = []", &["policy.a.host: is empty"]),
         ("[[policy]]\nname = \"a\"\nos = [\"\"]", &["policy.a.os: ", "pattern"]),
         ("[[policy]]\nname = \"a\"\ndevices = [\"LAB-07\"]", &["policy.a.devices: «LAB-07»", "GUID"]),
@@ -236,7 +240,8 @@ fn the_first_policy_that_fits_is_taken_and_says_what_differs() {
     let policies = Config::load(&file).unwrap().policies;
     let chosen = |id: &str, os: &str| {
         let about = About { os: Label::parse(os).unwrap(), ..About::default() };
-        let policy = policies.choose(id.parse::<DeviceId>().unwrap(), &about);
+        let (device, groups) = (id.parse::<DeviceId>().unwrap(), BTreeSet::new());
+        let policy = policies.choose(Who { device, groups: &groups, about: &about });
         let days = |time: Duration| time.as_secs() / 86_400;
         (
             policy.passwords.to_string(),
@@ -248,6 +253,18 @@ fn the_first_policy_that_fits_is_taken_and_says_what_differs() {
     assert_eq!(chosen(ids[0], "Debian Linux"), ("6 words out of 1296".to_owned(), 3, 2));
     assert_eq!(chosen(ids[1], "Debian Linux"), (default.clone(), 1, 2));
     assert_eq!(chosen(ids[1], "Windows 11"), (default, 3, 2));
+}
+
+#[test]
+fn policies_go_by_so_many_groups_of_the_directory() {
+    let policy = |name: &str, ids: std::ops::Range<u32>| {
+        let ids: Vec<_> = ids.map(|n| format!("\"fee2c45b-915a-4a64-b130-f4eb{n:08x}\"")).collect();
+        format!("[[policy]]\nname = \"{name}\"\ngroups = [{}]\n", ids.join(", "))
+    };
+    let text = |last| format!("[deployment]\nname = \"x\"\n{}{}", policy("a", 0..60), policy("b", 40..last));
+    assert_eq!(load(&text(100)).unwrap().policies.directory_groups().len(), 100);
+    let refused = load(&text(101)).unwrap_err();
+    assert!(refused.contains("policy.*.groups: 101 groups") && refused.contains("at most 100"), "{refused}");
 }
 
 /// The settings' defaults stand in the template as text, and in code where they have to be compared.

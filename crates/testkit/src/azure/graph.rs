@@ -1,5 +1,7 @@
-//! A fake of the one thing that is asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
-//! `displayName` (<https://learn.microsoft.com/graph/api/device-list>).
+//! A fake of the two things that are asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
+//! `displayName` (<https://learn.microsoft.com/graph/api/device-list>), and `POST
+//! /v1.0/devices(deviceId='…')/checkMemberGroups`
+//! (<https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups>).
 
 #![expect(
     clippy::expect_used,
@@ -26,6 +28,8 @@ use super::identity;
 /// What becomes of a call.
 #[derive(Clone, Debug)]
 pub enum Fault {
+    /// None, after all: the call before the one that goes wrong.
+    Pass,
     /// This status, with so many seconds in `Retry-After`, or without one.
     Status(u16, Option<u64>),
     /// 200 with a page of a proxy.
@@ -136,20 +140,65 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Some(Fault::Silence) => return std::future::pending().await,
         _ => {}
     }
+    if let Some(device) = asked_for_groups(request.uri().path()) {
+        if *request.method() != Method::POST || request.uri().query().is_some() {
+            return refuse(405, "BadRequest", None);
+        }
+        let device = device.to_owned();
+        return check_member_groups(&shared, &device, request, fault.as_ref()).await;
+    }
     if (request.method(), request.uri().path()) != (&Method::GET, "/v1.0/devices") {
         return refuse(400, "BadRequest", None);
     }
     let Some(found) = find(&shared, request.uri().query().unwrap_or("")) else {
         return refuse(400, "Request_UnsupportedQuery", None);
     };
-    let text =
-        json!({ "@odata.context": format!("{}/v1.0/$metadata#devices", shared.origin), "value": found });
-    let mut text = text.to_string();
+    reply(&shared, "devices", &found, fault.as_ref())
+}
+
+fn reply(shared: &Shared, kind: &str, found: &[Value], fault: Option<&Fault>) -> Response {
+    let context = format!("{}/v1.0/$metadata#{kind}", shared.origin);
+    let mut text = json!({ "@odata.context": context, "value": found }).to_string();
     if matches!(fault, Some(Fault::Cut)) {
         text.truncate(text.len() / 2);
     }
     (StatusCode::OK, [("content-type", "application/json;odata.metadata=minimal")], Body::from(text))
         .into_response()
+}
+
+fn asked_for_groups(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1.0/devices(deviceId='")?.strip_suffix("')/checkMemberGroups")
+}
+
+/// Strict: one list of 1 to 20 GUIDs. Groups that nobody knows are left out, as Graph does.
+async fn check_member_groups(
+    shared: &Shared,
+    device: &str,
+    request: Request,
+    fault: Option<&Fault>,
+) -> Response {
+    let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.expect("a small body");
+    let asked: Option<Value> = serde_json::from_slice(&body).ok();
+    let ids = asked
+        .as_ref()
+        .and_then(|asked| asked["groupIds"].as_array())
+        .filter(|_| asked.as_ref().and_then(Value::as_object).is_some_and(|object| object.len() == 1));
+    let ids: Option<Vec<&str>> = ids.and_then(|ids| ids.iter().map(Value::as_str).collect());
+    let Some(ids) = ids.filter(|ids| (1..=20).contains(&ids.len())) else {
+        return refuse(400, "Request_BadRequest", None);
+    };
+    let of_device =
+        |value: &&Value| value["deviceId"].as_str().is_some_and(|has| has.eq_ignore_ascii_case(device));
+    let devices = shared.devices.lock().expect("nobody panicked").clone();
+    let Some(found) = devices.iter().find(of_device) else {
+        return refuse(404, "Request_ResourceNotFound", None);
+    };
+    let member = |id: &&str| {
+        let groups = found["transitiveMemberOf"].as_array().into_iter().flatten();
+        groups.filter_map(|group| group["id"].as_str()).any(|has| has.eq_ignore_ascii_case(id))
+    };
+    let told: Vec<Value> = ids.into_iter().filter(member).map(|id| json!(id.to_ascii_uppercase())).collect();
+    reply(shared, "Collection(Edm.String)", &told, fault)
 }
 
 /// Strict: exactly a filter of one equality, a selection and a bound.

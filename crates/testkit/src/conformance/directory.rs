@@ -16,6 +16,7 @@ fn record(n: u8) -> DeviceRecord {
         trust_type: Some("AzureAd".to_owned()),
         alternative_security_ids: vec![AlternativeSecurityId { kind: 2, key: "WAA1ADAAOQA=".to_owned() }],
         operating_system: None,
+        groups: None,
     }
 }
 
@@ -33,6 +34,27 @@ pub async fn answers_come_in_order_and_say_when(subject: &impl Subject<Engine: D
     assert!(answers.iter().all(|answer| answer.answered == clock.now()));
     let records: Vec<_> = answers.into_iter().map(|answer| answer.records).collect();
     assert_eq!(records, [vec![record(2)], vec![], vec![record(1)]]);
+}
+
+/// The groups of a device are kept, in whatever form an export has them.
+pub async fn groups_are_part_of_a_record(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let engine = subject.engine();
+    let export = serde_json::json!({
+        "deviceId": sample::device(1).to_string(),
+        "transitiveMemberOf": [
+            {"@odata.type": "#microsoft.graph.group", "id": "FEE2C45B-915A-4A64-B130-F4EB9E75525E", "displayName": "Kiosks"},
+            {"@odata.type": "#microsoft.graph.administrativeUnit", "id": null},
+            7,
+        ],
+    });
+    let read: DeviceRecord = serde_json::from_value(export).unwrap();
+    engine.put(vec![read, record(2)]).await.unwrap();
+    let told = find(engine, sample::device(1)).await.remove(0);
+    let groups: Vec<_> = told.group_ids().map(|id| id.to_string()).collect();
+    assert_eq!(groups, ["fee2c45b-915a-4a64-b130-f4eb9e75525e"]);
+    assert!(engine.enable(sample::device(1), false).await.unwrap());
+    assert_eq!(find(engine, sample::device(1)).await.remove(0).groups, told.groups, "enabling changes nothing else");
+    assert_eq!(find(engine, sample::device(2)).await.remove(0).groups, None);
 }
 
 /// A device has one record, the last one put.

@@ -100,9 +100,7 @@ impl<'a> Names<'a> {
             called.labels.extend(known.name.clone());
             for lane in &known.lanes {
                 called.labels.extend([lane.about.host.to_string(), lane.about.serial.to_string()]);
-                let policy = policies.choose(device, &lane.about);
-                let group =
-                    policies.groups().iter().find(|group| std::ptr::eq(&raw const group.policy, policy));
+                let group = policies.group_of(lane);
                 called.groups.push(group.map_or_else(|| "default".to_owned(), |group| group.name.clone()));
             }
         }
