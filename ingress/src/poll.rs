@@ -57,7 +57,7 @@ async fn result(
     let waiting = async {
         loop {
             // Interest is registered before looking, so that nothing published in between is missed.
-            let publication = ingress.ports.results.publication();
+            let publication = ingress.ports.results.publication(rid);
             tokio::pin!(publication);
             let published = tokio::select! {
                 biased;

@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Connection, Params};
 
 use crate::failure::Failure;
 use crate::rows;
-use crate::signals::Woken;
+use crate::signals::{PerQueue, Woken};
 
 /// One transaction and everything in it. The writes of several callers share a batch, one after the other.
 pub(crate) struct Batch<'a> {
@@ -18,7 +18,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) entropy: &'a dyn Entropy,
     /// Who is to be woken once it is committed.
     pub(crate) woken: Woken,
-    counts: [Count; 4],
+    counts: PerQueue<Count>,
 }
 
 /// What a batch does to the row of a queue. Kept in memory until the end, so that a batch rewrites that row once,
@@ -34,7 +34,7 @@ struct Count {
 impl<'a> Batch<'a> {
     /// A batch on a connection whose transaction has begun.
     pub(crate) fn new(connection: &'a Connection, now: UnixMillis, entropy: &'a dyn Entropy) -> Self {
-        Self { connection, now, entropy, woken: Woken::default(), counts: [Count::default(); 4] }
+        Self { connection, now, entropy, woken: Woken::default(), counts: PerQueue::default() }
     }
 
     /// A statement, compiled once per connection.
@@ -59,12 +59,12 @@ impl<'a> Batch<'a> {
 
     /// Counts messages that came to or left a queue.
     pub(crate) fn count(&mut self, queue: QueueName, by: i64) {
-        self.count_of(queue).total += by;
+        self.counts.of_mut(queue).total += by;
     }
 
     /// Counts dead letters that came or left.
     pub(crate) fn count_dead(&mut self, queue: QueueName, by: i64) {
-        self.count_of(queue).dead += by;
+        self.counts.of_mut(queue).dead += by;
     }
 
     /// The number for the next message of a queue; `last` finds the last one that was given.
@@ -73,30 +73,20 @@ impl<'a> Batch<'a> {
         queue: QueueName,
         last: impl FnOnce(&Self) -> Result<i64, Failure>,
     ) -> Result<i64, Failure> {
-        let before = match self.count_of(queue).last {
+        let before = match self.counts.of_mut(queue).last {
             Some(number) => number,
             None => last(self)?,
         };
         let number =
             before.checked_add(1).ok_or_else(|| Failure::corrupt("a queue", "no numbers are left"))?;
-        self.count_of(queue).last = Some(number);
+        self.counts.of_mut(queue).last = Some(number);
         Ok(number)
     }
 
-    fn count_of(&mut self, queue: QueueName) -> &mut Count {
-        let [requests, findings, outcomes, alarms] = &mut self.counts;
-        match queue {
-            QueueName::Requests => requests,
-            QueueName::Findings => findings,
-            QueueName::Outcomes => outcomes,
-            QueueName::Alarms => alarms,
-        }
-    }
-
     /// Writes the counts down and ends the batch; the commit is up to the caller.
-    pub(crate) fn finish(mut self) -> Result<Woken, Failure> {
+    pub(crate) fn finish(self) -> Result<Woken, Failure> {
         for queue in QueueName::ALL {
-            let Count { total, dead, .. } = *self.count_of(queue);
+            let Count { total, dead, .. } = *self.counts.of(queue);
             if (total, dead) != (0, 0) {
                 self.execute(
                     "UPDATE queue_counters SET total = total + ?2, dead = dead + ?3 WHERE queue = ?1",

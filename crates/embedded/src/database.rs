@@ -46,7 +46,8 @@ impl OpenOptions {
         self
     }
 
-    /// How often to look, while somebody waits, whether another process wrote. 20 ms by default.
+    /// How often to look, while somebody waits, whether another process wrote, where the kernel does not tell (on Linux
+    /// it does). 20 ms by default.
     pub fn look_every(mut self, every: Duration) -> Self {
         self.look_every = every.max(Duration::from_millis(1));
         self

@@ -91,10 +91,12 @@ pub(crate) fn reading(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// The connection of the watcher, which reads one number and needs no cache.
+/// The connection of the watcher, which reads a few numbers.
 pub(crate) fn watching(path: &Path) -> Result<Connection, OpenError> {
     let connection = reading(path).map_err(|source| OpenError::from_sqlite(path, source))?;
-    connection.pragma_update(None, "cache_size", 8).map_err(|source| OpenError::from_sqlite(path, source))?;
+    connection
+        .pragma_update(None, "cache_size", 32)
+        .map_err(|source| OpenError::from_sqlite(path, source))?;
     Ok(connection)
 }
 

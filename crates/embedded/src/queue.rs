@@ -106,9 +106,8 @@ impl Queue for Database {
         self.read("measuring a queue", move |connection| depth(connection, queue, now)).await
     }
 
-    /// Resolves when a message is visible, as far as this process, a process that shares the file (within the
-    /// time set by [`crate::OpenOptions::look_every`]) or the clock can make it so, and after a second at the
-    /// latest.
+    /// Resolves when a message is visible, as far as this process, a process that shares the file or the clock can
+    /// make it so, and after a second at the latest.
     async fn arrival(&self, queue: QueueName) {
         let rung = self.signals().of_queue(queue).notified();
         let mut rung = std::pin::pin!(rung);
@@ -143,7 +142,7 @@ pub(crate) fn enqueue(batch: &mut Batch<'_>, queue: QueueName, message: &NewMess
         ),
     )?;
     batch.count(queue, 1);
-    batch.woken.queue(queue);
+    batch.woken.sent(queue, number);
     Ok(())
 }
 
@@ -183,6 +182,28 @@ fn depth(connection: &Connection, queue: QueueName, now: UnixMillis) -> Result<D
         ))?
         .query_row([rows::queue_code(queue)], |row| rows::number(row, 0))?;
     Ok(Depth { total, leased, oldest, dead, sent: Some(sent) })
+}
+
+/// How a queue stands, for those who wait for a change of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The number of the message that was sent last.
+    pub(crate) sent: i64,
+    /// When the next of those that were given out before is visible again.
+    pub(crate) visible: Option<i64>,
+}
+
+/// How `queue` stands.
+pub(crate) fn standing(connection: &Connection, queue: QueueName) -> rusqlite::Result<Standing> {
+    let sql = per_queue!(
+        queue,
+        "SELECT max(taken, coalesce((SELECT max(id) FROM queue_",
+        "), 0)), (SELECT min(visible_at) FROM held_",
+        ") FROM queue_counters WHERE queue = ?1"
+    );
+    connection
+        .prepare_cached(sql)?
+        .query_row([rows::queue_code(queue)], |row| Ok(Standing { sent: row.get(0)?, visible: row.get(1)? }))
 }
 
 /// When a message is visible next: at the beginning of time if there is a new one.

@@ -20,8 +20,9 @@ impl ResultReader for Database {
         look_up(self, request).await
     }
 
-    async fn publication(&self) {
-        let mut rung = std::pin::pin!(self.signals().of_results().notified());
+    async fn publication(&self, request: RequestId) {
+        let interest = self.signals().await_result(request);
+        let mut rung = std::pin::pin!(interest.bell().notified());
         rung.as_mut().enable();
         let _watched = self.watcher().wait();
         rung.await;
@@ -56,7 +57,7 @@ fn publish_one(batch: &mut Batch<'_>, result: &NewResult) -> Result<Published, F
         "INSERT INTO results (request, body, expires_at) VALUES (?1, ?2, ?3)",
         (result.request.as_bytes(), body, rows::to_column(result.expires)),
     )?;
-    batch.woken.results();
+    batch.woken.result(result.request);
     Ok(Published::Stored)
 }
 

@@ -1,32 +1,40 @@
 //! Notices what other processes write to the file.
 //!
-//! SQLite has no wake-ups between processes. `PRAGMA data_version` changes whenever another connection commits, so
-//! a thread compares it on a connection of its own every few milliseconds, and only while somebody waits: a process
-//! in which nobody waits does nothing at all.
-//!
-//! Even that comparison takes and releases locks, so as long as the log's size and time stand still it is made
-//! seldom. They change when a commit begins to be written, which is some time before it can be seen, and are only
-//! as fine as the kernel's tick; so after each change the comparison is made at every look for a while.
+//! SQLite has no wake-ups between processes, but the kernel tells who asks (inotify) when the log is written to. That is
+//! some time before the commit can be seen: the disk has to confirm it first. So a thread compares `PRAGMA data_version`,
+//! which changes whenever another connection commits, soon after each write and then less and less often; and only while
+//! somebody waits: a process in which nobody waits does nothing at all. What changed is read from the file, so that nobody
+//! is woken for nothing.
+
+mod log;
+mod news;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use self::log::Log;
+use self::news::News;
 use crate::open;
 use crate::signals::Signals;
 
-/// So many looks after the last change of the log every look compares, and after that one in so many does: enough
-/// for a disk that takes a second to finish a commit.
-const CLOSE_LOOKS: u32 = 50;
+/// How long one look is after another at least. Those after a write wait 1 ms, and then each twice as long as the last:
+/// a commit is seen after no more than twice the time that the disk took to confirm it.
+const SOON: Duration = Duration::from_millis(1);
+
+/// How often the file is looked at if the kernel tells of writes, whether it does or not.
+const SELDOM: Duration = Duration::from_millis(250);
 
 /// The thread and how many wait on it.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     shared: Arc<Shared>,
+    /// Closed to make the thread look up.
+    stop: Option<io::PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,7 +68,7 @@ impl Drop for Waiting {
 
 impl Watcher {
     /// Starts watching. What was written before this call is not news; what is written after it is, even if
-    /// nobody waits yet.
+    /// nobody waits yet. Without a kernel that tells of writes, the file is looked at once in `every`.
     pub(crate) fn start(
         path: &Path,
         connection: Connection,
@@ -68,19 +76,24 @@ impl Watcher {
         signals: Arc<Signals>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        let (stopped, stop) = io::pipe()?;
+        let version = version(&connection);
+        // The log is there from the first read on.
+        let log = Log::watch(&open::log_of(path), stopped);
         let watch = Watch {
-            seen: version(&connection),
+            news: News::since_now(&connection),
+            version,
             connection,
-            log: open::log_of(path),
-            stamp: None,
-            quiet_looks: 0,
-            every,
+            seldom: if log.is_told() { SELDOM } else { every },
+            log,
+            pause: Duration::ZERO,
+            written: false,
             signals,
             shared: Arc::clone(&shared),
         };
         let thread =
             std::thread::Builder::new().name("keyturn-watch".to_owned()).spawn(move || watch.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Has the file watched until the value returned is dropped.
@@ -98,6 +111,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_one();
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing left to stop.
             drop(thread.join());
@@ -105,56 +119,62 @@ impl Drop for Watcher {
     }
 }
 
-/// The log's time and size.
-type Stamp = (SystemTime, u64);
-
 struct Watch {
     connection: Connection,
-    seen: Option<i64>,
-    log: PathBuf,
-    stamp: Option<Stamp>,
-    quiet_looks: u32,
-    every: Duration,
+    version: Option<i64>,
+    news: News,
+    log: Log,
+    /// The time from one look to the next if nobody writes.
+    pause: Duration,
+    /// The longest such time.
+    seldom: Duration,
+    /// Whether the last rest ended with a write.
+    written: bool,
     signals: Arc<Signals>,
     shared: Arc<Shared>,
 }
 
 impl Watch {
     fn run(mut self) {
-        while self.next_look() {
-            if self.may_have_changed() {
-                let version = version(&self.connection);
-                // A version that cannot be read might be a new one.
-                if version.is_none() || version != self.seen {
-                    self.signals.ring_all();
-                }
-                self.seen = version;
-            }
+        while self.is_awaited() {
+            self.look();
+            self.rest();
         }
     }
 
-    /// Whether a comparison is worth its while. Asks for the log by name and never opens it: closing it again
-    /// would drop the locks that SQLite holds on it in this process.
-    fn may_have_changed(&mut self) -> bool {
-        let stamp = std::fs::metadata(&self.log).and_then(|log| Ok((log.modified()?, log.len()))).ok();
-        self.quiet_looks = if stamp == self.stamp { self.quiet_looks.saturating_add(1) } else { 0 };
-        self.stamp = stamp;
-        self.quiet_looks <= CLOSE_LOOKS || self.quiet_looks.is_multiple_of(CLOSE_LOOKS)
-    }
-
-    /// Sleeps until it is time to look; false when there is nobody left to look for.
-    fn next_look(&mut self) -> bool {
+    /// Sleeps while nobody waits; false when it is over.
+    fn is_awaited(&mut self) -> bool {
         let mut state = self.shared.lock();
-        if state.waiting > 0 && !state.stopped {
-            let slept = self.shared.changed.wait_timeout(state, self.every);
-            state = slept.unwrap_or_else(PoisonError::into_inner).0;
-        }
         while state.waiting == 0 && !state.stopped {
-            // What happened while nobody looked is found by comparing, whatever the log looks like.
-            self.quiet_looks = 0;
+            // A commit may be under way whose beginning nobody looked out for.
+            self.pause = Duration::ZERO;
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         !state.stopped
+    }
+
+    /// Wakes whom what was committed since the last look concerns.
+    fn look(&mut self) {
+        let version = version(&self.connection);
+        // A version that cannot be read might be a new one.
+        if version.is_none() || version != self.version {
+            self.news.ring(&self.connection, &self.signals);
+        }
+        self.version = version;
+    }
+
+    /// Waits for the next write, or until the file is worth a look all the same.
+    fn rest(&mut self) {
+        if self.written {
+            // Writes that come closer than this are looked at together.
+            self.log.leave_alone(SOON);
+        }
+        self.written = self.log.written_within(self.pause);
+        self.pause = match self.pause {
+            _ if self.written => Duration::ZERO,
+            Duration::ZERO => SOON,
+            pause => pause.saturating_mul(2).min(self.seldom),
+        };
     }
 }
 

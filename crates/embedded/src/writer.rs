@@ -132,7 +132,7 @@ impl Committer {
     fn commit(&mut self, ops: &mut [Box<dyn Op>]) {
         match self.attempt(ops) {
             Ok(woken) => {
-                self.tools.signals.ring(woken);
+                self.tools.signals.ring(&woken);
                 answer(ops, &Ok(()));
             }
             Err(Stop::Work(_)) if ops.len() > 1 => {

@@ -67,13 +67,13 @@ async fn each_wakes_the_other() {
     let (one, two) = (open(&path), open(&path));
     for n in 0..20 {
         let text = n.to_string();
-        let mut waiting = pin!(two.publication());
+        let mut waiting = pin!(two.publication(RequestId::of(&text)));
         let _begun = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
         one.publish(vec![refusal(&text)]).await.unwrap();
         // A wake-up is a hint, so whoever waits looks and waits again.
         let found = tokio::time::timeout(NEVER, async {
             while two.result(RequestId::of(&text)).await.unwrap().is_none() {
-                two.publication().await;
+                two.publication(RequestId::of(&text)).await;
             }
         });
         assert!(found.await.is_ok(), "round {n}");
@@ -84,10 +84,61 @@ async fn each_wakes_the_other() {
 async fn a_wait_that_began_before_the_write_ends() {
     let (_folder, path) = folder();
     let (one, two) = (open(&path), open(&path));
-    let mut waiting = pin!(two.publication());
+    let mut waiting = pin!(two.publication(RequestId::of("a")));
     let begun = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
     one.publish(vec![refusal("a")]).await.unwrap();
     assert!(begun || tokio::time::timeout(NEVER, waiting).await.is_ok());
+}
+
+/// Of many that wait, a publication wakes those whose result it is, whoever published it.
+#[tokio::test]
+async fn nobody_is_woken_for_the_result_of_somebody_else() {
+    let (_folder, path) = folder();
+    let (one, two) = (open(&path), open(&path));
+    let mut waiting = pin!(two.publication(RequestId::of("a")));
+    let mut is_woken =
+        async || poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
+    assert!(!is_woken().await);
+    for (database, text) in [(&two, "b"), (&one, "c"), (&two, "d"), (&one, "e")] {
+        let mut other = pin!(two.publication(RequestId::of(text)));
+        let _begun = poll_fn(|context| Poll::Ready(other.as_mut().poll(context).is_ready())).await;
+        database.publish(vec![refusal(text)]).await.unwrap();
+        assert!(tokio::time::timeout(NEVER, other).await.is_ok(), "{text}");
+        assert!(!is_woken().await, "{text}");
+    }
+    one.publish(vec![refusal("a")]).await.unwrap();
+    let woken = async {
+        while !is_woken().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(NEVER, woken).await.is_ok());
+}
+
+/// The number of a result that was forgotten is given again. Who waits for the next one of that number is woken.
+#[tokio::test]
+async fn forgotten_results_hide_no_new_one() {
+    let (_folder, path) = folder();
+    let (one, two) = (open(&path), open(&path));
+    let file = Connection::open(&path).unwrap();
+    for round in 0..5 {
+        for n in 0..3 {
+            one.publish(vec![refusal(&format!("{round} {n}"))]).await.unwrap();
+        }
+        let text = format!("{round} awaited");
+        let mut waiting = pin!(two.publication(RequestId::of(&text)));
+        let _begun = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
+        file.busy_timeout(NEVER).unwrap();
+        file.execute("DELETE FROM results", []).unwrap();
+        one.publish(vec![refusal(&text)]).await.unwrap();
+        let found = tokio::time::timeout(NEVER, async {
+            while two.result(RequestId::of(&text)).await.unwrap().is_none() {
+                two.publication(RequestId::of(&text)).await;
+            }
+            waiting.await;
+        });
+        assert!(found.await.is_ok(), "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,8 +46,8 @@ pub trait ResultReader: Send + Sync {
     /// The result of a message, if there is one.
     async fn result(&self, request: RequestId) -> Result<Option<ResultBody>, Error>;
 
-    /// Resolves when results may have been published since this future was first polled. A hint.
-    async fn publication(&self);
+    /// Resolves when the result of a message may have been published since this future was first polled. A hint.
+    async fn publication(&self, request: RequestId);
 }
 
 /// The writing half, for the notifier. `publish` checks and stores each element for itself in a transaction;

@@ -43,7 +43,7 @@ impl ResultReader for Database {
         .await
     }
 
-    async fn publication(&self) {
+    async fn publication(&self, _: RequestId) {
         let mut rung = std::pin::pin!(self.signals().of_results().notified());
         rung.as_mut().enable();
         drop(tokio::time::timeout(self.look_every().saturating_mul(LOOK_SELDOM), rung).await);

@@ -245,7 +245,7 @@ async fn each_wakes_the_other() {
             NewResult { request: RequestId::of(&text), carries: None, body: ResultBody::Refused, expires };
         let waiting = async {
             loop {
-                let mut rung = std::pin::pin!(two.publication());
+                let mut rung = std::pin::pin!(two.publication(RequestId::of(&text)));
                 let _begun = futures_poll(rung.as_mut()).await;
                 if two.result(RequestId::of(&text)).await.unwrap().is_some() {
                     return;

@@ -90,7 +90,7 @@ fn retry(
     }
     note_attempt(batch, queue, held.message, error)?;
     // Those who wait have to learn when it comes back.
-    batch.woken.queue(queue);
+    batch.woken.again(queue);
     Ok(true)
 }
 
@@ -123,7 +123,7 @@ fn release(batch: &mut Batch<'_>, queue: QueueName, held: &Held) -> Result<bool,
         (held.message, held.token, rows::to_column(batch.now)),
     )?;
     if released > 0 {
-        batch.woken.queue(queue);
+        batch.woken.again(queue);
     }
     Ok(released > 0)
 }

@@ -100,6 +100,6 @@ pub async fn publication_resolves_when_a_result_is_published(
     let publishing = async {
         publish(engine, result(1, now)).await;
     };
-    assert!(woken_by(engine.publication(), publishing).await);
+    assert!(woken_by(engine.publication(sample::request(1)), publishing).await);
     assert!(engine.result(sample::request(1)).await.unwrap().is_some());
 }
