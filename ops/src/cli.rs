@@ -379,6 +379,8 @@ pub(crate) enum DeadLetters {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// Compare the index with the messages there are, and tell what does not agree and what mends it. Changes nothing.
+    Reconcile,
 }
 
 /// Which dead letters.

@@ -76,6 +76,7 @@ impl Host {
     pub async fn tend(&self) {
         let tender = Tender {
             upkeep: self.engines.upkeep(),
+            strays: self.engines.strays().clone(),
             clock: self.engines.clock(),
             retention: self.config.sections.retention.clone(),
             old_letters: 0,

@@ -2,6 +2,7 @@
 
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::Verified;
+use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
 
 use super::{Check, Deployment};
@@ -14,6 +15,9 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![clock(deployment).await];
     for queue in QueueName::ALL {
         checks.push(self::queue(deployment, queue).await);
+    }
+    for (queue, engine) in deployment.engines.strays() {
+        checks.push(strays(*queue, &**engine).await);
     }
     checks.push(vault(deployment).await);
     checks.push(directory(deployment).await);
@@ -68,6 +72,20 @@ async fn queue(deployment: &Deployment, name: QueueName) -> Check {
         return Check::warning(NAME, found, "`keyturn dead-letters list`: docs/runbooks/dead-letters.md");
     }
     Check::ok(NAME, found)
+}
+
+/// Messages that lie dead on their engine and are in no index.
+async fn strays(queue: QueueName, engine: &dyn Strays) -> Check {
+    const NAME: &str = "dead letters";
+    match engine.unindexed(queue).await {
+        Ok(0) => Check::ok(NAME, format!("{queue}: none lies on its engine without being in the index")),
+        Ok(lie) => Check::warning(
+            NAME,
+            format!("{queue}: {lie} lie on its engine without being in the index"),
+            "see whether the rotator runs, which takes them in: `keyturn dead-letters reconcile`",
+        ),
+        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), "see the queue's own line"),
+    }
 }
 
 /// Opens versions that are there; none is made, because it would be nobody's.
