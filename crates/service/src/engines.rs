@@ -16,6 +16,7 @@ use keyturn_domain::live::Live;
 use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
 use keyturn_pipeline::hops::{Hops, Relay};
 use keyturn_ports::audit::AuditSink;
+use keyturn_ports::chores::Chores;
 use keyturn_ports::dead_letters::jobs::Jobs as LetterJobs;
 use keyturn_ports::dead_letters::{DeadLetters, Graveyard, Strays};
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
@@ -263,6 +264,11 @@ impl Engines {
 
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
+        port!(self)
+    }
+
+    /// Chores.
+    pub fn chores(&self) -> Arc<dyn Chores> {
         port!(self)
     }
 

@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::config::{Config, Ingress};
 use crate::engines::Engines;
+use crate::fleet::{Clerk, Surveyor};
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
@@ -79,9 +80,19 @@ impl Host {
             strays: self.engines.strays().clone(),
             clock: self.engines.clock(),
             retention: self.config.sections.retention.clone(),
+            clerk: Some(Clerk {
+                surveyor: self.surveyor(),
+                chores: self.engines.chores(),
+                settings: self.config.sections.fleet.clone(),
+            }),
             old_letters: 0,
         };
         tender.run(self.stop.clone()).await;
+    }
+
+    /// What tells how the fleet stands.
+    pub fn surveyor(&self) -> Surveyor {
+        Surveyor::new(&self.config, &self.engines)
     }
 
     /// A worker on a queue, not yet running.

@@ -8,6 +8,7 @@
 pub mod backups;
 pub mod config;
 pub mod engines;
+pub mod fleet;
 pub mod keys;
 pub mod recovery;
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Retention;
+use crate::fleet::Clerk;
 
 /// Pages of `retention.batch` that are adopted from a queue in one round: a flood there keeps nothing else waiting.
 const PAGES_ADOPTED: usize = 20;
@@ -25,6 +26,8 @@ pub(crate) struct Tender {
     pub(crate) strays: BTreeMap<QueueName, Arc<dyn Strays>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) retention: Retention,
+    /// Who makes the fleet's report.
+    pub(crate) clerk: Option<Clerk>,
     /// How many dead letters were too old when it was last looked.
     pub(crate) old_letters: u64,
 }
@@ -37,6 +40,7 @@ impl Tender {
             if let Err(error) = self.round(&stop).await {
                 warn!(%error, "looking after the store failed, it is tried again");
             }
+            tokio::select! { () = stop.cancelled() => return, () = self.survey() => {} }
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(every) => {} }
         }
     }
@@ -67,6 +71,15 @@ impl Tender {
             tokio::time::sleep(retention.pause.0).await;
         }
         Ok(())
+    }
+
+    /// A survey that is cut off is made by whoever asks after its turn.
+    async fn survey(&self) {
+        if let Some(clerk) = &self.clerk
+            && let Err(error) = clerk.round().await
+        {
+            warn!(%error, "the fleet could not be surveyed, it is tried again");
+        }
     }
 
     /// Moves into the index what lies dead elsewhere. A service that is away keeps nobody from the rest of the round.

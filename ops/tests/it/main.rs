@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod alarms;
+mod break_glass;
 mod canary;
 mod cli;
 mod dead_letters;

@@ -95,6 +95,7 @@ async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
         strays: [(QueueName::Findings, Arc::clone(&heap) as _)].into(),
         clock: Arc::new(Fixed),
         retention: retention(),
+        clerk: None,
         old_letters: 0,
     };
     let stop = CancellationToken::new();
