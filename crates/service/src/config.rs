@@ -241,6 +241,10 @@ impl Sections {
             ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
+            (
+                workers.stuck_after.0 <= workers.lease.0 || workers.stuck_after.0 < Duration::from_secs(30),
+                "workers.stuck_after: must be at least 30s and longer than workers.lease",
+            ),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
             (
                 trust.nonce_ttl.0.as_secs() > 3600,

@@ -14,6 +14,7 @@ pub mod recovery;
 
 pub mod host;
 pub mod shell;
+pub mod supervise;
 mod upkeep;
 
 /// The queues a role may name.

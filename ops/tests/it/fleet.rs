@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -142,7 +143,7 @@ fn an_anchor_shows_what_the_chain_cannot() {
     };
     for (was, is, said) in [
         ("\\\"seq\\\":3", "\\\"seq\\\":2", "anchors.jsonl:2: its signature does not hold"),
-        ("\"kid\":\"signing-1\"", "\"kid\":\"signing-9\"", "not in the key set"),
+        ("\"kid\":\"signing-1\"", "\"kid\":\"signing-9\"", "is in no key set of this deployment"),
         ("{\"anchor\"", "{\"more\":1,\"anchor\"", "not an anchor"),
     ] {
         assert!(second.contains(was), "{second}");
@@ -175,4 +176,50 @@ fn an_anchor_shows_what_the_chain_cannot() {
         .status()
         .unwrap();
     assert_eq!(silent.code(), Some(1));
+}
+
+/// What a key signed that is retired by now still counts, and is told apart.
+#[test]
+fn anchors_of_retired_keys_hold_and_are_told_apart() {
+    let deployment = Deployment::init();
+    deployment.add(&register(), "LAB-07");
+    let anchors = deployment.path("anchors.jsonl");
+    let verify = ["audit", "verify", "--anchor", anchors.to_str().unwrap()];
+    let (first, second) = (deployment.ok(&["audit", "anchor"]), deployment.ok(&["audit", "anchor"]));
+    // The key is replaced and retired: what it signed still counts, and is told apart.
+    let root = deployment.path("data/offline/root.key");
+    let sign = ["root", "sign-keys", "--root", root.to_str().unwrap()];
+    for command in [
+        &["keys", "rotate", "signing"][..],
+        &sign,
+        &["keys", "rotate", "signing", "--activate"],
+        &["keys", "retire", "signing", "signing-1", "--danger-now"],
+        &sign,
+    ] {
+        let key_set = deployment.path("data/keys/key-set.jws");
+        // The new set has been in service for long.
+        fs::File::options().append(true).open(&key_set).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        deployment.ok(command);
+    }
+    assert!(!deployment.ok(&["keys", "list"]).contains("signing-1"));
+    let third = deployment.ok(&["audit", "anchor"]);
+    fs::write(&anchors, format!("{first}{second}{third}")).unwrap();
+    let held = deployment.keyturn(&verify);
+    let said = text(&held.stderr);
+    assert!(held.status.success(), "{said}");
+    assert!(
+        said.contains("3 anchors hold.\n2 of them are signed with signing-1, which was retired"),
+        "{said}"
+    );
+    // A set that the root did not sign vouches for nothing.
+    let kept = deployment.path("data/keys/key-set.retired-1.jws");
+    let (other, signed) =
+        (deployment.path("data/keys/key-set.retired-2.jws"), fs::read_to_string(&kept).unwrap());
+    fs::remove_file(other).unwrap();
+    fs::write(&kept, signed.replacen('.', ".AA", 1)).unwrap();
+    let refused = deployment.keyturn(&verify);
+    assert!(
+        refused.status.code() == Some(1)
+            && text(&refused.stderr).contains("is in no key set of this deployment")
+    );
 }

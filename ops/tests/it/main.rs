@@ -21,3 +21,5 @@ mod restore;
 mod rotations;
 mod runbook;
 mod telemetry;
+mod units;
+mod upgrade;

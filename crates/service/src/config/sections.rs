@@ -428,6 +428,10 @@ pub struct Workers {
     /// The longest delay between deliveries.
     #[config(default = "1m")]
     pub max_delay: Span,
+    /// A worker that takes and settles nothing for so long is taken for hung, and systemd starts the process anew. More
+    /// than workers.lease, and than any batch takes.
+    #[config(default = "5m")]
+    pub stuck_after: Span,
 }
 
 /// How alarms leave the house.
