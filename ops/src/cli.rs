@@ -80,6 +80,16 @@ pub(crate) enum Command {
     },
     /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
     Doctor,
+    /// Print what completes this command in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command and all below it.
+    Man {
+        /// The folder, which is made if it does not exist.
+        to: PathBuf,
+    },
     /// Write a file for whoever helps: checks, settings and figures, without any secret.
     Support {
         /// The file, which must not exist.

@@ -11,6 +11,7 @@ mod export;
 mod fleet;
 pub(crate) mod init;
 mod keys;
+mod manual;
 mod queues;
 mod recover;
 mod reveal;
@@ -91,6 +92,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Backup(backup) => return backup::run(&arguments, backup).await,
         Command::Restore(restore) => return backup::restore(&arguments, restore).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { to } => manual::pages(to)?,
         Command::Config(config) => return config::run(&arguments, config),
     }
     Ok(ExitCode::SUCCESS)

@@ -76,6 +76,18 @@ pub enum OpenError {
     Azure(#[from] SetupError),
 }
 
+impl OpenError {
+    /// What a caller can do about it, where that is known.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Postgres(keyturn_postgres::OpenError::Unreachable { .. }) => Some(Kind::Unavailable),
+            Self::Postgres(keyturn_postgres::OpenError::Denied { .. }) => Some(Kind::Denied),
+            Self::Queues(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+}
+
 /// Engines of hops, and what lies dead beside them.
 type Outside = (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn Strays>>);
 

@@ -15,6 +15,7 @@ mod hostile;
 mod key_vault;
 mod keys;
 mod many_letters;
+mod operate;
 mod processes;
 mod recovery;
 mod restore;
