@@ -78,9 +78,22 @@ pub(crate) enum Command {
         /// List the devices.
         #[arg(long)]
         list: bool,
+        /// Show the report that was last made in the background, with the first devices that are not as they should be.
+        #[arg(long, conflicts_with = "list")]
+        last_report: bool,
     },
     /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
     Doctor,
+    /// Print what completes this command in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command and all below it.
+    Man {
+        /// The folder, which is made if it does not exist.
+        to: PathBuf,
+    },
     /// Write a file for whoever helps: checks, settings and figures, without any secret.
     Support {
         /// The file, which must not exist.
@@ -171,6 +184,34 @@ pub(crate) enum Vault {
         #[arg(long)]
         log: PathBuf,
     },
+    /// Break-glass: write every password that a device may have now to a file, sealed to an offline key.
+    Export(VaultExport),
+    /// Show what an export holds. Needs the file and the key's secret half, and no deployment.
+    OpenExport(OpenExport),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VaultExport {
+    /// The file, which must not exist.
+    pub(crate) to: PathBuf,
+    /// The public half of a key that `vault recovery-key` made. The secret half belongs offline.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sealed_to: PathBuf,
+    /// Why, for the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OpenExport {
+    /// The export.
+    pub(crate) file: PathBuf,
+    /// The key's secret half.
+    #[arg(long)]
+    pub(crate) key: PathBuf,
+    /// Show one device only: its id, its name, or its serial number, without regard to case.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -398,6 +439,8 @@ pub(crate) enum DeadLetters {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// Compare the index with the messages there are, and tell what does not agree and what mends it. Changes nothing.
+    Reconcile,
 }
 
 /// Which dead letters.

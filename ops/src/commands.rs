@@ -12,6 +12,7 @@ mod fleet;
 mod group;
 pub(crate) mod init;
 mod keys;
+mod manual;
 mod queues;
 mod recover;
 mod reveal;
@@ -30,7 +31,7 @@ use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
 use keyturn_service::keys::KeyStore;
 
-use crate::cli::{Arguments, Command, Events, Output};
+use crate::cli::{Arguments, Command, Events, Output, Vault};
 use crate::{operator, output};
 
 /// What most commands need: a deployment, opened.
@@ -79,7 +80,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
-        Command::Fleet { list } => fleet::run(&open()?, *list).await?,
+        Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
         Command::Doctor => return doctor::run(&arguments).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
@@ -87,10 +88,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Audit(audit) => return audit::run(&open()?, audit).await,
         Command::Keys(keys) => keys::run(&open()?, keys).await?,
         Command::Root(root) => root::run(&open()?, root).await?,
+        // On another machine there is nothing but the file and the key.
+        Command::Vault(Vault::OpenExport(open)) => return vault::open_export::run(open, arguments.output),
         Command::Vault(vault) => return vault::run(&open()?, vault).await,
         Command::Backup(backup) => return backup::run(&arguments, backup).await,
         Command::Restore(restore) => return backup::restore(&arguments, restore).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { to } => manual::pages(to)?,
         Command::Config(config) => return config::run(&arguments, config),
     }
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use keyturn_ports::Kind;
+use keyturn_service::engines::OpenError;
+
 use crate::output::printable;
 
 /// A failure with an exit code of its own. Everything else is 1.
@@ -21,16 +24,31 @@ pub(crate) enum Failure {
     Interrupted(String),
 }
 
+/// The exit code of an error: docs/OPERATE.md has the table.
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::NotFound(_)) => 3,
+        Some(Failure::Conflict(_)) => 5,
+        Some(Failure::Partial(_)) => 6,
+        Some(Failure::Interrupted(_)) => 130,
+        None => match error.chain().find_map(kind) {
+            Some(Kind::Denied) => 4,
+            Some(Kind::Unavailable) => 7,
+            _ => 1,
+        },
+    }
+}
+
+/// What an engine that failed says can be done.
+fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    let engine = cause.downcast_ref::<keyturn_ports::Error>().map(keyturn_ports::Error::kind);
+    engine.or_else(|| cause.downcast_ref::<OpenError>().and_then(OpenError::kind))
+}
+
 /// Tells the error and its causes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     // Parts of it may be somebody else's words. Line breaks are ours: a syntax error shows the line.
     let lines: Vec<String> = format!("{error:#}").lines().map(|line| printable(line.to_owned())).collect();
     eprintln!("keyturn: {}", lines.join("\n"));
-    ExitCode::from(match error.downcast_ref::<Failure>() {
-        Some(Failure::NotFound(_)) => 3,
-        Some(Failure::Conflict(_)) => 5,
-        Some(Failure::Partial(_)) => 6,
-        Some(Failure::Interrupted(_)) => 130,
-        None => 1,
-    })
+    ExitCode::from(code(error))
 }

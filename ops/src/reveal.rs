@@ -25,6 +25,7 @@ pub(crate) struct Look<'a> {
 /// A password that may be shown. It goes to the screen and nowhere else.
 pub(crate) struct Revealed {
     pub(crate) version: VersionId,
+    pub(crate) lane: LaneId,
     pub(crate) account: String,
     /// None for an older version.
     pub(crate) standing: Option<Standing>,
@@ -112,6 +113,19 @@ impl Look<'_> {
             .await
     }
 
+    /// For an export that is in the audit: what a device may have, of every lane that nobody closed. One that the vault
+    /// does not have is an error of its own.
+    pub(crate) async fn exported(&self, device: DeviceId, lanes: &[Lane]) -> Result<Vec<Result<Revealed>>> {
+        let open: Vec<&Lane> = lanes.iter().filter(|lane| lane.closed.is_none()).collect();
+        let mut all: Vec<Wanted> = open.iter().flat_map(|lane| wanted(lane, false)).collect();
+        all.extend(self.lost(device, lanes, &open, &BTreeSet::new()).await?);
+        let mut revealed = Vec::with_capacity(all.len());
+        for one in all {
+            revealed.push(self.read(one).await);
+        }
+        Ok(revealed)
+    }
+
     async fn show(&self, device: DeviceId, wanted: Vec<Wanted>) -> Result<Vec<Revealed>> {
         if self.reason.trim().is_empty() {
             bail!("--reason must say why: the audit keeps it");
@@ -150,7 +164,7 @@ impl Look<'_> {
             None => self.engines.ledger_reader().vault_ref(version).await?.with_context(missing)?,
         };
         let password = self.vault.read(lane, version, &vault_ref).await?.with_context(missing)?;
-        Ok(Revealed { version, account, standing, former_key, password })
+        Ok(Revealed { version, lane, account, standing, former_key, password })
     }
 }
 

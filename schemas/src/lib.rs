@@ -28,6 +28,7 @@ pub mod finding;
 pub mod security_id;
 
 pub mod alarm;
+pub mod export;
 pub mod outcome;
 pub mod recovery;
 pub mod result;

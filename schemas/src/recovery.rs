@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::agreement::{PrivateKey, X25519};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
@@ -19,6 +20,7 @@ use keyturn_domain::time::UnixMillis;
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::claims::Version1;
@@ -111,16 +113,33 @@ impl RecoveryPublic {
         format(PUBLIC, &self.0).to_string()
     }
 
+    /// What people compare to see that two files are the same key: the beginning of SHA-256 over it, hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let digest: [u8; 32] = Sha256::digest(self.0).into();
+        let bytes: Vec<String> = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        bytes.concat()
+    }
+
     /// The line of a version, without the line's end.
     pub fn seal(&self, head: &Head, password: &Password) -> Result<String, SealError> {
         let text = serde_json::to_vec(head).map_err(|_| SealError::Seal)?;
-        let plain = pad(password)?;
-        let key = HpkePublicKey(self.0.to_vec());
-        let (EncapsulatedSecret(enc), ct) = DH_KEM_X25519_HKDF_SHA256_AES_256
-            .seal(&bound(head), &text, plain.as_slice(), &key)
-            .map_err(|_| SealError::Seal)?;
+        let (enc, ct) = self.seal_bound(&bound(head), &text, password)?;
         let [head, enc, ct] = [text, enc, ct].map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
         serde_json::to_string(&Line { head, enc, ct }).map_err(|_| SealError::Seal)
+    }
+
+    /// A password sealed with what it is bound to: `enc` and `ct`.
+    pub(crate) fn seal_bound(
+        &self,
+        info: &[u8],
+        aad: &[u8],
+        password: &Password,
+    ) -> Result<(Vec<u8>, Vec<u8>), SealError> {
+        let (plain, key) = (pad(password)?, HpkePublicKey(self.0.to_vec()));
+        let (EncapsulatedSecret(enc), ct) = DH_KEM_X25519_HKDF_SHA256_AES_256
+            .seal(info, aad, plain.as_slice(), &key)
+            .map_err(|_| SealError::Seal)?;
+        Ok((enc, ct))
     }
 }
 
@@ -141,11 +160,35 @@ impl RecoverySecret {
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| LineError::Shape);
         let (text, enc, ct) = (decode(&line.head)?, decode(&line.enc)?, decode(&line.ct)?);
         let head: Head = serde_json::from_slice(&text).map_err(|_| LineError::Shape)?;
+        let password = self.open_bound(&bound(&head), &text, enc, &ct)?;
+        Ok((head, password))
+    }
+
+    /// The password of a seal with what it is bound to.
+    pub(crate) fn open_bound(
+        &self,
+        info: &[u8],
+        aad: &[u8],
+        enc: Vec<u8>,
+        ct: &[u8],
+    ) -> Result<Password, SealError> {
         let plain = DH_KEM_X25519_HKDF_SHA256_AES_256
-            .open(&EncapsulatedSecret(enc), &bound(&head), &text, &ct, &self.0)
+            .open(&EncapsulatedSecret(enc), info, aad, ct, &self.0)
             .map(Zeroizing::new)
             .map_err(|_| SealError::Seal)?;
-        Ok((head, unpad(&plain)?))
+        unpad(&plain)
+    }
+
+    /// The public half's [`RecoveryPublic::fingerprint`].
+    ///
+    /// # Errors
+    /// [`SealError`] if the key is none.
+    pub fn fingerprint(&self) -> Result<String, SealError> {
+        let key =
+            PrivateKey::from_private_key(&X25519, self.0.secret_bytes()).map_err(|_| SealError::Seal)?;
+        let public = key.compute_public_key().map_err(|_| SealError::Seal)?;
+        let public = public.as_ref().try_into().map_err(|_| SealError::Seal)?;
+        Ok(RecoveryPublic(public).fingerprint())
     }
 }
 

@@ -6,8 +6,8 @@
 //! a lease is renewed and settled by the process that took it.
 //!
 //! The service has no dead letters. A message that is given up on is written into the index of the deployment's state,
-//! then put onto the queue `<name>-poison` (the convention of Azure Functions), then deleted. A death in between
-//! repeats the work: the index takes a message once, and a second copy on the poison queue says the same.
+//! then deleted. A death in between repeats the work: the index takes a message once. What somebody else puts onto the
+//! queue `<name>-poison` (the convention of Azure Functions) is moved into the index (`strays`).
 //!
 //! - A message has at most 64 KiB. `send` refuses a longer one before it reaches the service.
 //! - Times to live are infinite: nothing goes away by itself.
@@ -20,6 +20,7 @@ mod failure;
 mod receipts;
 mod settle;
 mod shared_key;
+mod strays;
 mod text;
 
 use std::sync::Arc;
@@ -139,7 +140,7 @@ pub struct StorageQueues {
     parallel: usize,
 }
 
-/// A queue and its dead letters.
+/// A queue, and what others gave up on beside it.
 struct Pair {
     queue: Client,
     poison: Client,

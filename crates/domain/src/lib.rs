@@ -10,6 +10,7 @@
 
 pub mod ids;
 pub mod span;
+pub mod standing;
 pub mod time;
 
 pub mod lane;

@@ -35,6 +35,7 @@ mod backup;
 mod upkeep;
 
 mod audit;
+mod chores;
 mod directory;
 
 mod vault;

@@ -62,6 +62,7 @@ impl Subject for Fresh<SealedVault> {
 }
 
 conformance!(queue, Fresh<Database>);
+conformance!(chores, Fresh<Database>);
 conformance!(dead_letters, Fresh<Database>);
 conformance!(graveyard, Fresh<Database>);
 conformance!(letter_jobs, Fresh<Database>);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
 use keyturn_ports::{Error, Kind};
 
@@ -20,12 +21,23 @@ use crate::handler::{Failure, Handled, Handler};
 pub struct Hops {
     state: Arc<dyn Queue>,
     outside: BTreeMap<QueueName, Arc<dyn Queue>>,
+    strays: BTreeMap<QueueName, Arc<dyn Strays>>,
 }
 
 impl Hops {
     /// Hops of which those in `outside` have engines of their own, and all others the state's.
     pub fn new(state: Arc<dyn Queue>, outside: BTreeMap<QueueName, Arc<dyn Queue>>) -> Self {
-        Self { state, outside }
+        Self { state, outside, strays: BTreeMap::new() }
+    }
+
+    /// The same, and what lies dead beside these hops without being in the index is to be had from here.
+    pub fn with_strays(self, strays: BTreeMap<QueueName, Arc<dyn Strays>>) -> Self {
+        Self { strays, ..self }
+    }
+
+    /// The hops beside which messages may lie dead that the index does not have, each with its engine.
+    pub fn strays(&self) -> &BTreeMap<QueueName, Arc<dyn Strays>> {
+        &self.strays
     }
 
     fn engine(&self, queue: QueueName) -> &Arc<dyn Queue> {

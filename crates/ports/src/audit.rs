@@ -55,6 +55,8 @@ pub enum Action {
     RotationHeld,
     /// The head of the audit was signed, to be kept elsewhere.
     AuditAnchored,
+    /// The passwords that devices may have were exported, sealed to an offline key.
+    VaultExported,
 }
 
 /// A row of the chain.

@@ -74,6 +74,21 @@ pub trait Graveyard: Send + Sync {
     async fn bury(&self, dead: Vec<Died>) -> Result<(), Error>;
 }
 
+/// An engine beside whose queues messages may lie dead that no index has: it gave them up by itself, or somebody else's
+/// program put them there, as Azure Functions does.
+///
+/// Once `adopt` has moved such a message into the index, the engine has it no longer: a dead letter is in one place, so
+/// whatever becomes of it there leaves nothing behind.
+#[async_trait]
+pub trait Strays: Send + Sync {
+    /// How many lie beside `queue`, about, where the engine counts so.
+    async fn unindexed(&self, queue: QueueName) -> Result<u64, Error>;
+
+    /// Writes down at most `limit` of them, each once under its origin, and only then takes it from the engine. Returns
+    /// how many it took. Cut off at any moment, and called by several at once, it loses none and writes none down twice.
+    async fn adopt(&self, queue: QueueName, limit: usize) -> Result<u64, Error>;
+}
+
 /// The dead letters of all queues.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {

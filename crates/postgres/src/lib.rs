@@ -35,6 +35,7 @@ mod ledger;
 mod results;
 
 mod audit;
+mod chores;
 mod directory;
 
 mod vault;

@@ -64,6 +64,7 @@ impl Subject for Fresh<SealedVault> {
 }
 
 conformance!(queue, Fresh<Database>);
+conformance!(chores, Fresh<Database>);
 conformance!(dead_letters, Fresh<Database>);
 conformance!(graveyard, Fresh<Database>);
 conformance!(intake, Fresh<Database>);

@@ -26,8 +26,8 @@ pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
 pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
-    Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation, Sections,
-    State, Tls, Trust, Vault, WebhookEntry, Workers,
+    Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation,
+    Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -241,6 +241,10 @@ impl Sections {
             ),
             (!(1..=1024).contains(&workers.batch), "workers.batch: must be 1 to 1024"),
             (workers.lease.0.as_secs() < 1, "workers.lease: must be at least 1s"),
+            (
+                workers.stuck_after.0 <= workers.lease.0 || workers.stuck_after.0 < Duration::from_secs(30),
+                "workers.stuck_after: must be at least 30s and longer than workers.lease",
+            ),
             (workers.max_deliveries == 0, "workers.max_deliveries: must be at least 1"),
             (
                 trust.nonce_ttl.0.as_secs() > 3600,
@@ -257,7 +261,7 @@ impl Sections {
 
     /// What would be forgotten too early, and what would stand still.
     fn unkept(&self) -> Vec<String> {
-        let Self { trust, retention, backup, .. } = self;
+        let Self { trust, retention, backup, fleet, .. } = self;
         let rules = [
             (
                 retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
@@ -274,6 +278,16 @@ impl Sections {
             ),
             (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
             (backup.pages == 0, "backup.pages: must be at least 1"),
+            (
+                !(Duration::from_mins(5)..=Duration::from_hours(31 * 24)).contains(&fleet.report_every.0),
+                "fleet.report_every: must be 5m to 31d",
+            ),
+            (
+                fleet.report_after.0 >= fleet.report_every.0,
+                "fleet.report_after: must be shorter than fleet.report_every",
+            ),
+            (fleet.report_names > 2000, "fleet.report_names: must be at most 2000"),
+            (fleet.unwell_percent_warn > 100, "fleet.unwell_percent_warn: must be at most 100"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()
     }

@@ -16,8 +16,9 @@ use keyturn_domain::live::Live;
 use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
 use keyturn_pipeline::hops::{Hops, Relay};
 use keyturn_ports::audit::AuditSink;
+use keyturn_ports::chores::Chores;
 use keyturn_ports::dead_letters::jobs::Jobs as LetterJobs;
-use keyturn_ports::dead_letters::{DeadLetters, Graveyard};
+use keyturn_ports::dead_letters::{DeadLetters, Graveyard, Strays};
 use keyturn_ports::directory::{Directory, DirectoryAdmin};
 use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
@@ -75,14 +76,29 @@ pub enum OpenError {
     Azure(#[from] SetupError),
 }
 
+impl OpenError {
+    /// What a caller can do about it, where that is known.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Postgres(keyturn_postgres::OpenError::Unreachable { .. }) => Some(Kind::Unavailable),
+            Self::Postgres(keyturn_postgres::OpenError::Denied { .. }) => Some(Kind::Denied),
+            Self::Queues(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+}
+
+/// Engines of hops, and what lies dead beside them.
+type Outside = (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn Strays>>);
+
 /// The engines of those hops that are not the state's.
 fn outside(
     config: &QueueEngines,
     azure: Option<&AzureAccess>,
     graveyard: Arc<dyn Graveyard>,
     clock: &Arc<dyn Clock>,
-) -> Result<BTreeMap<QueueName, Arc<dyn Queue>>, OpenError> {
-    let Some(StorageAccount { endpoint, access }) = &config.account else { return Ok(BTreeMap::new()) };
+) -> Result<Outside, OpenError> {
+    let Some(StorageAccount { endpoint, access }) = &config.account else { return Ok(Outside::default()) };
     let access = match access {
         AccessBy::Identity => {
             let unset = || Error::new(Kind::Denied, "using a storage queue", "there is no azure.credential");
@@ -94,9 +110,13 @@ fn outside(
         }
         AccessBy::Signature(file) => Access::Signature(keys::secret_of_service(file)?),
     };
-    let queues: Arc<dyn Queue> =
-        Arc::new(StorageQueues::new(endpoint, &access, graveyard, Arc::clone(clock))?);
-    Ok(config.azure_storage.iter().map(|queue| (*queue, Arc::clone(&queues))).collect())
+    let engine = Arc::new(StorageQueues::new(endpoint, &access, graveyard, Arc::clone(clock))?);
+    let (queues, strays): (Arc<dyn Queue>, Arc<dyn Strays>) = (engine.clone(), engine);
+    Ok(config
+        .azure_storage
+        .iter()
+        .map(|queue| ((*queue, Arc::clone(&queues)), (*queue, Arc::clone(&strays))))
+        .unzip())
 }
 
 /// The state as one of its ports.
@@ -156,8 +176,8 @@ impl Engines {
             State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
             State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
         };
-        let outside = outside(&config.queues, config.azure.as_ref(), graveyard, &clock)?;
-        let hops = Hops::new(inside, outside);
+        let (outside, strays) = outside(&config.queues, config.azure.as_ref(), graveyard, &clock)?;
+        let hops = Hops::new(inside, outside).with_strays(strays);
         let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
@@ -191,6 +211,11 @@ impl Engines {
     /// The dead letters.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
         port!(self)
+    }
+
+    /// The hops beside which messages may lie dead that the index does not have.
+    pub fn strays(&self) -> &BTreeMap<QueueName, Arc<dyn Strays>> {
+        self.hops.strays()
     }
 
     /// Jobs on dead letters.
@@ -251,6 +276,11 @@ impl Engines {
 
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
+        port!(self)
+    }
+
+    /// Chores.
+    pub fn chores(&self) -> Arc<dyn Chores> {
         port!(self)
     }
 

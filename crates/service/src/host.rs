@@ -17,9 +17,11 @@ use tracing::info;
 
 use crate::config::{Config, Ingress};
 use crate::engines::Engines;
+use crate::fleet::{Clerk, Surveyor};
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
+use crate::supervise::Supervisor;
 use crate::upkeep::Tender;
 
 /// A process that hosts one role, or all of them.
@@ -33,6 +35,8 @@ pub struct Host {
     pub engines: Engines,
     /// Told when the process is to end.
     pub stop: CancellationToken,
+    /// Who is told how the process is.
+    pub supervisor: Supervisor,
 }
 
 impl Host {
@@ -40,7 +44,9 @@ impl Host {
     pub async fn work(&self, queue: QueueName, handler: impl Handler) {
         let worker = self.worker(queue, handler);
         info!(queue = %queue, "working");
+        self.supervisor.begun();
         tokio::join!(worker.run(self.stop.clone()), self.carry(queue));
+        self.supervisor.forget(queue.as_str());
         info!(queue = %queue, "stopped after the batch in hand");
     }
 
@@ -49,15 +55,25 @@ impl Host {
         let settings = self.config.alarm_workers.clone();
         let worker = Worker { settings, ..self.worker(QueueName::Alarms, handler) };
         info!(queue = %QueueName::Alarms, webhooks = self.config.alarms.webhooks.len(), "working");
+        self.supervisor.begun();
         tokio::join!(worker.run(self.stop.clone()), self.carry(QueueName::Alarms));
+        self.supervisor.forget(QueueName::Alarms.as_str());
         info!(queue = %QueueName::Alarms, "stopped after the batch in hand");
     }
 
     /// Carries messages of a hop with an engine of its own over from the state. Whoever works on the hop does this.
     async fn carry(&self, queue: QueueName) {
         if let Some((from, relay)) = self.engines.relay(queue) {
+            let name = match queue {
+                QueueName::Requests => "relay of requests",
+                QueueName::Findings => "relay of findings",
+                QueueName::Outcomes => "relay of outcomes",
+                QueueName::Alarms => "relay of alarms",
+            };
+            let from = self.supervisor.marked(name, from);
             let worker = Worker { queue: from, ..self.worker(queue, relay) };
             worker.run(self.stop.clone()).await;
+            self.supervisor.forget(name);
         }
     }
 
@@ -76,17 +92,28 @@ impl Host {
     pub async fn tend(&self) {
         let tender = Tender {
             upkeep: self.engines.upkeep(),
+            strays: self.engines.strays().clone(),
             clock: self.engines.clock(),
             retention: self.config.sections.retention.clone(),
+            clerk: Some(Clerk {
+                surveyor: self.surveyor(),
+                chores: self.engines.chores(),
+                settings: self.config.sections.fleet.clone(),
+            }),
             old_letters: 0,
         };
         tender.run(self.stop.clone()).await;
     }
 
+    /// What tells how the fleet stands.
+    pub fn surveyor(&self) -> Surveyor {
+        Surveyor::new(&self.config, &self.engines)
+    }
+
     /// A worker on a queue, not yet running.
     pub fn worker(&self, queue: QueueName, handler: impl Handler) -> Worker {
         Worker {
-            queue: self.engines.queue(),
+            queue: self.supervisor.marked(queue.as_str(), self.engines.queue()),
             name: queue,
             handler: Arc::new(handler),
             settings: self.config.workers.clone(),
@@ -113,6 +140,7 @@ impl Host {
         let address = listener.local_addr().map_err(failed)?;
         info!(address = %address, tls = tls.is_some(), "serving devices");
         bound(address);
+        self.supervisor.begun();
         let bounds = Bounds {
             header_bytes: *header_bytes,
             header_time: header_time.0,

@@ -1,7 +1,8 @@
 //! Key files: each kind in a file of its own, readable by the roles that need it and nobody else.
 //!
 //! A key is looked for in this order: the environment variable `KEYTURN_KEY_<KIND>` with the file's content, the
-//! systemd credential `<kind>.key`, the file `<kind>.key` in the key folder. On one shared database the key files
+//! systemd credential `<kind>.key`, the file `<kind>.key` in the key folder. The key set is looked for as a credential
+//! and in the folder. On one shared database the key files
 //! are the boundary between roles, so a file that others can read is refused.
 //!
 //! [`KeyStore::live`] keeps what was made of the keys up to date while they are changed.
@@ -198,7 +199,8 @@ impl KeyStore {
 
     /// The signed key set. Its form is checked; its signature is for the agents to check, who hold the root.
     pub fn key_set(&self) -> Result<String, KeyError> {
-        let path = self.folder.join(KEY_SET_FILE);
+        let credential = self.credentials.as_ref().map(|folder| folder.join(KEY_SET_FILE));
+        let path = credential.filter(|path| path.is_file()).unwrap_or_else(|| self.folder.join(KEY_SET_FILE));
         let text = fs::read_to_string(&path)
             .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
         let text = text.trim().to_owned();

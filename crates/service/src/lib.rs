@@ -8,11 +8,13 @@
 pub mod backups;
 pub mod config;
 pub mod engines;
+pub mod fleet;
 pub mod keys;
 pub mod recovery;
 
 pub mod host;
 pub mod shell;
+pub mod supervise;
 mod upkeep;
 
 /// The queues a role may name.

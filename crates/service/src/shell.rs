@@ -16,6 +16,7 @@ use crate::engines::{Engines, OpenError};
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
+use crate::supervise::Supervisor;
 use crate::{health, telemetry};
 
 /// The arguments of every role.
@@ -126,7 +127,8 @@ fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
     let keys = KeyStore::new(config.sections.data.keys.clone()).watching(secrets);
-    Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new() })
+    let supervisor = Supervisor::of_environment(engines.clock());
+    Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new(), supervisor })
 }
 
 /// Answers health questions at `address`, unless it is "off".
@@ -145,11 +147,13 @@ pub async fn answer(
 }
 
 /// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and
-/// from time to time, key files are looked at again. At SIGUSR1, logs go down to `debug`, and at the next one back.
+/// from time to time, key files are looked at again. From now on the service manager is told how the process is. At SIGUSR1, logs go down to `debug`, and at the next one back.
 pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, keys, stop) = (signal(SignalKind::hangup())?, host.keys.clone(), host.stop.clone());
     tokio::spawn(host.keys.clone().watch(host.stop.clone()));
+    let patience = host.config.sections.workers.stuck_after.0;
+    tokio::spawn(host.supervisor.clone().ping(patience, host.stop.clone()));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             keys.hang_up();

@@ -1,22 +1,33 @@
 //! Looking after the store in the background: what is old is forgotten in small steps, and how far the store has come
 //! is noted outside of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyturn_domain::clock::Clock;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
+use keyturn_ports::dead_letters::Strays;
+use keyturn_ports::queue::QueueName;
 use keyturn_ports::upkeep::{Before, Upkeep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Retention;
+use crate::fleet::Clerk;
+
+/// Pages of `retention.batch` that are adopted from a queue in one round: a flood there keeps nothing else waiting.
+const PAGES_ADOPTED: usize = 20;
 
 /// Looks after a store.
 pub(crate) struct Tender {
     pub(crate) upkeep: Arc<dyn Upkeep>,
+    /// Engines beside whose queues messages may lie dead that the index does not have.
+    pub(crate) strays: BTreeMap<QueueName, Arc<dyn Strays>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) retention: Retention,
+    /// Who makes the fleet's report.
+    pub(crate) clerk: Option<Clerk>,
     /// How many dead letters were too old when it was last looked.
     pub(crate) old_letters: u64,
 }
@@ -29,6 +40,7 @@ impl Tender {
             if let Err(error) = self.round(&stop).await {
                 warn!(%error, "looking after the store failed, it is tried again");
             }
+            tokio::select! { () = stop.cancelled() => return, () = self.survey() => {} }
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(every) => {} }
         }
     }
@@ -36,6 +48,7 @@ impl Tender {
     /// Forgets what is old by now, however much that is.
     async fn round(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.upkeep.mark().await?;
+        self.adopt(stop).await;
         let now = self.clock.now();
         self.warn_of_letters(now).await?;
         let retention = &self.retention;
@@ -58,6 +71,42 @@ impl Tender {
             tokio::time::sleep(retention.pause.0).await;
         }
         Ok(())
+    }
+
+    /// A survey that is cut off is made by whoever asks after its turn.
+    async fn survey(&self) {
+        if let Some(clerk) = &self.clerk
+            && let Err(error) = clerk.round().await
+        {
+            warn!(%error, "the fleet could not be surveyed, it is tried again");
+        }
+    }
+
+    /// Moves into the index what lies dead elsewhere. A service that is away keeps nobody from the rest of the round.
+    async fn adopt(&self, stop: &CancellationToken) {
+        let full = u64::try_from(self.retention.batch).unwrap_or(u64::MAX);
+        for (queue, engine) in &self.strays {
+            for _ in 0..PAGES_ADOPTED {
+                if stop.is_cancelled() {
+                    return;
+                }
+                let adopted = match engine.adopt(*queue, self.retention.batch).await {
+                    Ok(adopted) => adopted,
+                    Err(error) => {
+                        warn!(queue = %queue, %error, "dead letters of another engine could not be adopted");
+                        break;
+                    }
+                };
+                if adopted > 0 {
+                    metrics::counter!("keyturn_dead_letters_adopted_total", "queue" => queue.as_str())
+                        .increment(adopted);
+                    warn!(queue = %queue, adopted, "messages that another program gave up on are dead letters now");
+                }
+                if adopted < full {
+                    break;
+                }
+            }
+        }
     }
 
     async fn warn_of_letters(&mut self, now: UnixMillis) -> Result<(), Error> {

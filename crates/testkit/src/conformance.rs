@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::clock::ManualClock;
 
 pub mod audit;
+pub mod chores;
 pub mod dead_letters;
 pub mod directory;
 pub mod graveyard;
@@ -66,6 +67,12 @@ macro_rules! conformance {
             recent_rows_come_newest_first,
             pages_come_oldest_first,
             an_untouched_chain_is_intact,
+        ]);
+    };
+    (chores, $subject:ty) => {
+        $crate::conformance!(@cases chores, $subject, [
+            a_turn_is_taken_by_one,
+            the_last_report_is_kept,
         ]);
     };
     (dead_letters, $subject:ty) => {

@@ -5,6 +5,8 @@
 //! `keyturn audit anchor v1`, a newline, and the line's `anchor` as it stands. No result is such a text: what is signed
 //! for those has no blank in it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Deployment;
 use super::init::ROOT_PUBLIC_FILE;
+use super::root::RETIRED_SETS;
 use crate::output;
 
 const CONTEXT: &str = "keyturn audit anchor v1\n";
@@ -59,50 +62,97 @@ pub(super) async fn make(deployment: &Deployment) -> Result<()> {
     output::json_line(&Signed { anchor, kid: key.kid().to_owned(), signature })
 }
 
-/// Checks every anchor of a file against the audit as it is. Returns how many there are.
-pub(super) async fn check(deployment: &Deployment, file: &Path) -> Result<usize> {
-    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    let keys = trusted(deployment)?;
-    let mut anchors = 0;
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        one(deployment, &keys, line).await.with_context(|| format!("{}:{number}", file.display()))?;
-        anchors += 1;
-    }
-    if anchors == 0 {
-        bail!("{}: there is no anchor in it", file.display());
-    }
-    Ok(anchors)
+/// What became of the anchors of a file.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// All of them.
+    pub(super) anchors: usize,
+    /// The retired keys that some of them are signed with, and how many.
+    pub(super) retired: BTreeMap<String, usize>,
 }
 
-/// The keys that the root vouches for. The root's public half is read from beside the key folder.
-fn trusted(deployment: &Deployment) -> Result<Vec<PublicKey>> {
+/// Checks every anchor of a file against the audit as it is.
+pub(super) async fn check(deployment: &Deployment, file: &Path) -> Result<Checked> {
+    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let keys = trusted(deployment)?;
+    let mut checked = Checked::default();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let signer = one(deployment, &keys, line);
+        let signer = signer.await.with_context(|| format!("{}:{number}", file.display()))?;
+        checked.anchors += 1;
+        if signer.retired {
+            *checked.retired.entry(signer.key.kid.clone()).or_default() += 1;
+        }
+    }
+    if checked.anchors == 0 {
+        bail!("{}: there is no anchor in it", file.display());
+    }
+    Ok(checked)
+}
+
+/// A key that the root vouches for, or once did.
+struct Signer {
+    key: PublicKey,
+    retired: bool,
+}
+
+/// The keys of the key set, and those of the sets that it replaced, each signed by the root. The root's public half is
+/// read from beside the key folder. That an old set has ended is no matter: so has what was signed under it.
+fn trusted(deployment: &Deployment) -> Result<Vec<Signer>> {
     let path = super::doctor::home(deployment).join(ROOT_PUBLIC_FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let root: PublicKey = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let name = deployment.config.sections.deployment.name.parse()?;
-    let now = deployment.engines.clock().now();
-    Ok(key_set::verify(&deployment.keys.key_set()?, &root, &name, now)?.keys)
+    let whenever = UnixMillis(0);
+    let set = key_set::verify(&deployment.keys.key_set()?, &root, &name, whenever)?;
+    let mut signers: Vec<Signer> = set.keys.into_iter().map(|key| Signer { key, retired: false }).collect();
+    let folder = deployment.keys.folder();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        let named =
+            path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(RETIRED_SETS));
+        if !named {
+            continue;
+        }
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        match key_set::verify(text.trim(), &root, &name, whenever) {
+            Ok(set) => {
+                for key in set.keys {
+                    if signers.iter().all(|signer| signer.key != key) {
+                        signers.push(Signer { key, retired: true });
+                    }
+                }
+            }
+            Err(error) => eprintln!("keyturn: {}: {error}; it is left out", path.display()),
+        }
+    }
+    Ok(signers)
 }
 
-async fn one(deployment: &Deployment, keys: &[PublicKey], line: &str) -> Result<()> {
+async fn one<'a>(deployment: &Deployment, signers: &'a [Signer], line: &str) -> Result<&'a Signer> {
     let signed: Signed = serde_json::from_str(line).context("not an anchor")?;
-    let Some(key) = keys.iter().find(|key| key.kid == signed.kid) else {
+    let named: Vec<&Signer> = signers.iter().filter(|signer| signer.key.kid == signed.kid).collect();
+    if named.is_empty() {
         let kid = output::quoted(&signed.kid);
         bail!(
-            "it is signed with {kid}, which is not in the key set; check it against the key set of its time"
+            "it is signed with {kid}, which is in no key set of this deployment: neither the present one nor those in \
+             {}/{RETIRED_SETS}*.jws; put the set of its time there",
+            deployment.keys.folder().display()
         );
-    };
-    let signature = URL_SAFE_NO_PAD.decode(&signed.signature).context("its signature is not base64url")?;
-    if !key.verifies(format!("{CONTEXT}{}", signed.anchor).as_bytes(), &signature) {
-        bail!("its signature does not hold");
     }
+    let signature = URL_SAFE_NO_PAD.decode(&signed.signature).context("its signature is not base64url")?;
+    let text = format!("{CONTEXT}{}", signed.anchor);
+    let Some(signer) = named.into_iter().find(|one| one.key.verifies(text.as_bytes(), &signature)) else {
+        bail!("its signature does not hold");
+    };
     let anchor: Anchor = serde_json::from_str(&signed.anchor).context("not an anchor")?;
     if anchor.deployment != deployment.config.sections.deployment.name {
         bail!("it is of deployment {}", output::quoted(&anchor.deployment));
     }
     let rows = deployment.engines.audit().after(anchor.seq.saturating_sub(1), 1).await?;
     match rows.first() {
-        Some(row) if row.seq == anchor.seq && row.hash == anchor.hash => Ok(()),
+        Some(row) if row.seq == anchor.seq && row.hash == anchor.hash => Ok(signer),
         Some(row) if row.seq == anchor.seq => {
             bail!(
                 "row {} is another than at {}: the audit was written anew",

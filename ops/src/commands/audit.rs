@@ -19,8 +19,14 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
         Audit::Verify { anchor: None } => return verify(deployment, &audit.verify().await?),
         Audit::Verify { anchor: Some(file) } => {
             let code = verify(deployment, &audit.verify().await?)?;
-            let anchors = anchor::check(deployment, file).await?;
-            eprintln!("{anchors} anchors hold.");
+            let checked = anchor::check(deployment, file).await?;
+            eprintln!("{} anchors hold.", checked.anchors);
+            for (kid, anchors) in checked.retired {
+                eprintln!(
+                    "{anchors} of them are signed with {kid}, which was retired. If others may have had that key, they \
+                     show no more than the place does in which they were kept."
+                );
+            }
             return Ok(code);
         }
     }
@@ -70,5 +76,6 @@ fn word(action: Action) -> &'static str {
         Action::DeadLettersDiscarded => "dead letters discarded",
         Action::RotationHeld => "rotation held",
         Action::AuditAnchored => "audit anchored",
+        Action::VaultExported => "vault exported",
     }
 }

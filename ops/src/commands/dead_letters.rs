@@ -1,5 +1,7 @@
 //! `keyturn dead-letters`: looking at them, and putting them back on their way or away.
 
+mod archive;
+mod reconcile;
 mod select;
 mod work;
 
@@ -30,6 +32,7 @@ pub(super) async fn run(deployment: &Deployment, command: &DeadLetters) -> Resul
         DeadLetters::Discard(discard) => work::discard(deployment, discard).await,
         DeadLetters::Export(letters) => export(deployment, letters).await,
         DeadLetters::Jobs { limit } => work::list(deployment, *limit).await,
+        DeadLetters::Reconcile => reconcile::run(deployment).await,
     }
 }
 
@@ -43,12 +46,22 @@ async fn list(
     let unknown =
         |name: &str| format!("--queue {name}: the queues are requests, findings, outcomes and alarms");
     let queue = queue.map(|name| QueueName::parse(name).with_context(|| unknown(name))).transpose()?;
-    let mut names = Names::new(deployment);
-    let mut letters = Selection::parse(filter, &[])?.letters(&mut names).await?;
-    letters.retain(|letter| queue.is_none_or(|queue| letter.queue == queue));
-    let now = deployment.engines.clock().now();
+    let (mut names, now) = (Names::new(deployment), deployment.engines.clock().now());
+    let selection = Selection::parse(filter, &[])?;
+    let (mut pages, mut letters, mut groups) = (selection.letters(), Vec::new(), Vec::new());
+    while let Some(mut page) = pages.next(&mut names).await? {
+        page.retain(|letter| queue.is_none_or(|queue| letter.queue == queue));
+        if each {
+            letters.extend(page);
+            if letters.len() >= limit {
+                break;
+            }
+        } else {
+            group(&mut groups, &mut names, &page).await?;
+        }
+    }
     if !each {
-        return groups(deployment, &mut names, &letters, now).await;
+        return tell_groups(deployment, &groups, now);
     }
     letters.truncate(limit);
     let cells = letters.iter().map(|letter| {
@@ -71,14 +84,8 @@ struct Group {
     error: String,
 }
 
-/// The group with the newest letter first, and its newest error.
-async fn groups(
-    deployment: &Deployment,
-    names: &mut Names<'_>,
-    letters: &[DeadLetter],
-    now: UnixMillis,
-) -> Result<()> {
-    let mut groups: Vec<Group> = Vec::new();
+/// Puts letters into their groups: the group with the newest letter first, and its newest error.
+async fn group(groups: &mut Vec<Group>, names: &mut Names<'_>, letters: &[DeadLetter]) -> Result<()> {
     for letter in letters {
         let replayable = u64::from(names.judge(letter).await?.is_ok());
         let same = |group: &&mut Group| (group.queue, group.reason) == (letter.queue, letter.reason);
@@ -100,6 +107,10 @@ async fn groups(
             }),
         }
     }
+    Ok(())
+}
+
+fn tell_groups(deployment: &Deployment, groups: &[Group], now: UnixMillis) -> Result<()> {
     let cells = groups.iter().map(|group| {
         let (oldest, newest) = (output::ago(group.oldest, now), output::ago(group.newest, now));
         let (count, replayable) = (group.count.to_string(), group.replayable.to_string());
@@ -162,8 +173,12 @@ fn tell(letter: &DeadLetter, judged: Judged) {
 
 async fn export(deployment: &Deployment, letters: &Letters) -> Result<()> {
     let mut names = Names::new(deployment);
-    for letter in Selection::parse(letters.filter.as_deref(), &letters.ids)?.letters(&mut names).await? {
-        output::json_line(&describe(&letter))?;
+    let selection = Selection::parse(letters.filter.as_deref(), &letters.ids)?;
+    let mut pages = selection.letters();
+    while let Some(page) = pages.next(&mut names).await? {
+        for letter in page {
+            output::json_line(&describe(&letter))?;
+        }
     }
     Ok(())
 }

@@ -96,6 +96,7 @@ fn word(action: Action) -> &'static str {
         Action::DeadLettersDiscarded => "DeadLettersDiscarded",
         Action::RotationHeld => "RotationHeld",
         Action::AuditAnchored => "AuditAnchored",
+        Action::VaultExported => "VaultExported",
         Action::KeysChanged => "KeysChanged",
         Action::VaultRecovered => "VaultRecovered",
         Action::BackupMade => "BackupMade",

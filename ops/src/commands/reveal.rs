@@ -59,7 +59,7 @@ struct Row<'a> {
 
 fn print_json(device_id: DeviceId, revealed: &[Revealed]) -> Result<()> {
     let row = |one: &Revealed| {
-        let Revealed { version, account, standing, former_key, password } = one;
+        let Revealed { version, account, standing, former_key, password, lane: _ } = one;
         let (version, standing, former_key) = (*version, *standing, *former_key);
         serde_json::to_value(Row {
             device_id,

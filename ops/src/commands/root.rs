@@ -16,6 +16,9 @@ use super::init::KEY_SET_LIFE;
 use super::keys::signing;
 use crate::cli::Root;
 
+/// What files of key sets that were replaced are called, before their serial.
+pub(super) const RETIRED_SETS: &str = "key-set.retired-";
+
 pub(super) async fn run(deployment: &Deployment, command: &Root) -> Result<()> {
     let Root::SignKeys { root } = command;
     sign(deployment, &read(root)?).await
@@ -50,6 +53,9 @@ async fn sign(deployment: &Deployment, root: &SigningKey) -> Result<()> {
     let (text, what) = (key_set::sign(&set, root)?, format!("key set {}: {}", set.serial, kids.join(", ")));
     key_set::read(&text)?;
     deployment.record(Action::KeysChanged, None, "", &what).await?;
+    // What retired keys signed stays checkable: `audit verify --anchor`.
+    let kept = deployment.keys.folder().join(format!("{RETIRED_SETS}{}.jws", old.serial));
+    replace(&kept, &ours).with_context(|| format!("{}: cannot be written", kept.display()))?;
     let path = deployment.keys.folder().join(KEY_SET_FILE);
     replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
     eprintln!("Signed {what}. Agents take it with their next answer. Take the root key off this machine.");

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
+use keyturn_domain::standing;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::directory::{Answer, DeviceRecord, Listed};
 use keyturn_ports::ledger::{Event, Happening};
@@ -10,7 +11,7 @@ use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Deployment, fleet};
+use super::Deployment;
 use crate::cli::Output;
 use crate::output;
 use crate::output::say;
@@ -128,7 +129,7 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
 /// How it stands, when it was heard of, when the next password is due, and why it was refused last.
 fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[Event]) {
     let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
-    let standing = fleet::standing(named.record.is_some(), lanes, policies, now);
+    let standing = standing::standing(named.record.is_some(), lanes, policies, now);
     say!("  state: {}", standing.words());
     match lanes.iter().filter_map(|lane| lane.last).map(|last| last.received).max() {
         Some(at) => say!("  last heard {}, {} ago", output::when(at), output::ago(at, now)),
@@ -137,7 +138,7 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
     if let Some(lane) = lanes.iter().max_by_key(|lane| lane.last.map(|last| last.received)) {
         say!("  policy: {}", policies.group_of(lane).map_or("default", |group| &group.name));
     }
-    match fleet::next_due(lanes, policies) {
+    match standing::next_due(lanes, policies) {
         Some(due) if due <= now => say!("  the next password is due since {}", output::when(due)),
         Some(due) => say!("  the next password is due {}", output::when(due)),
         None => say!("  the next password is due when it checks in"),

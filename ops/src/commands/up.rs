@@ -37,6 +37,8 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
     let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
+    // The device API and the workers of four queues.
+    host.supervisor.await_parts(5);
     let roles = Roles::new(host.clone());
     let workers = roles.work()?;
     let (address, serving) = roles.serve().await?;

@@ -1,5 +1,8 @@
 //! `keyturn vault`: the master keys and what they seal.
 
+mod export;
+pub(super) mod open_export;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -28,6 +31,8 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
         Vault::Verify => verify(deployment).await,
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
+        Vault::Export(export) => export::run(deployment, export).await,
+        Vault::OpenExport(open) => open_export::run(open, deployment.output),
     }
 }
 

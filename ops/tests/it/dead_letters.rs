@@ -9,6 +9,9 @@ use keyturn_domain::clock::Clock as _;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{EventId, LaneId, RequestId};
 use keyturn_domain::lane::Alarm;
+use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::dead_letters::DeadLetterId;
+use keyturn_ports::dead_letters::jobs::{Act, Move, NewJob};
 use keyturn_ports::queue::{DeadReason, NewMessage, QueueName, Settlement};
 use keyturn_schemas::alarm::AlarmRaised;
 use keyturn_schemas::envelope::{Envelope, TraceParent};
@@ -41,7 +44,7 @@ async fn bury(
 }
 
 /// An alarm on its way to a webhook: a message that a replay can move as it is.
-fn alarm(device: &Registration) -> NewMessage {
+pub(crate) fn alarm(device: &Registration) -> NewMessage {
     let (entropy, now): (&dyn Entropy, _) = (&SystemEntropy, SystemClock.now());
     let raised = AlarmRaised {
         event: EventId(entropy.bytes()),
@@ -56,7 +59,7 @@ fn alarm(device: &Registration) -> NewMessage {
     NewMessage { request, device: device.id, body }
 }
 
-async fn bury_alarms(deployment: &Deployment, device: &Registration, count: usize) {
+pub(crate) async fn bury_alarms(deployment: &Deployment, device: &Registration, count: usize) {
     for _ in 0..count {
         bury(deployment, QueueName::Alarms, alarm(device), DeadReason::Exhausted, "503 from «desk»").await;
     }
@@ -228,9 +231,67 @@ async fn a_discard_archives_first_and_wants_the_queues_name() {
     }
     assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!((alarms(&deployment).await, recorded(&deployment, "DeadLettersDiscarded")), ((0, 0), 3));
+    assert!(!deployment.path("archive.jsonl.part").exists());
     bury_alarms(&deployment, &device, 1).await;
     fails(&deployment, &words("queue:alarms", "alarms"), 1, "File exists");
     assert_eq!(alarms(&deployment).await, (0, 1), "an archive is never overwritten");
+}
+
+/// Killed between the archive and the job, in the middle of the job, and before the archive was whole: the same words
+/// come to the same end.
+#[tokio::test]
+async fn a_discard_that_was_cut_off_goes_on_with_the_same_words() {
+    let (deployment, device) = (Deployment::init(), register());
+    bury_alarms(&deployment, &device, 3).await;
+    let archive = deployment.path("archive.jsonl");
+    let path = archive.to_str().unwrap();
+    let words = ["--where", "queue:alarms", "--archive", path, "--yes-discard", "alarms", "--reason", "old"];
+    let discard = [&["discard"], &words[..]].concat();
+    // A half archive, and then a whole one without its job: what a kill leaves.
+    fs::write(deployment.path("archive.jsonl.part"), "{\"id\":").unwrap();
+    let letters = json(&deployment, &["list", "--each"]);
+    let row = NewRow {
+        at: SystemClock.now(),
+        actor: "test".to_owned(),
+        action: Action::DeadLettersDiscarded,
+        device: None,
+        reason: "old".to_owned(),
+        detail: String::new(),
+    };
+    let letters =
+        letters.as_array().unwrap().iter().map(|letter| DeadLetterId(letter["id"].as_u64().unwrap()));
+    let letters: Vec<_> = letters.collect();
+    let selection = "queue:alarms".to_owned();
+    let new = NewJob { row, act: Act::Discard, selection, per_minute: None, letters: letters.clone() };
+    let jobs = engines(&deployment).letter_jobs();
+    let id = jobs.begin(new).await.unwrap();
+    let away = vec![(letters[0], Move::Away)];
+    jobs.step(id, SystemClock.now(), "test", away).await.unwrap();
+    assert_eq!(alarms(&deployment).await, (0, 2));
+    // The job is gone on with, and no second archive is wanted.
+    let done = json(&deployment, &discard);
+    assert_eq!((&done["job"]["moved"], &done["finished"]), (&3.into(), &true.into()));
+    assert_eq!(alarms(&deployment).await, (0, 0));
+    assert!(!archive.exists(), "it was begun by hand, without one");
+
+    bury_alarms(&deployment, &device, 2).await;
+    let done = json(&deployment, &discard);
+    assert_eq!(done["job"]["moved"], 2);
+    assert_eq!(fs::read_to_string(&archive).unwrap().lines().count(), 2, "the half one did no harm");
+    let job = json(&deployment, &["jobs"])[0]["id"].to_string();
+    let again = json(&deployment, &["discard", "--resume", &job]);
+    assert_eq!(again["finished"], true);
+}
+
+#[tokio::test]
+async fn the_index_is_compared_with_the_messages() {
+    let (deployment, device) = (Deployment::init(), register());
+    bury_alarms(&deployment, &device, 2).await;
+    let compared = json(&deployment, &["reconcile"]);
+    assert_eq!((&compared["alarms"]["indexed"], &compared["alarms"]["counted"]), (&2.into(), &2.into()));
+    let database = rusqlite::Connection::open(deployment.path("data/keyturn.db")).unwrap();
+    database.execute("UPDATE queue_counters SET dead = 5 WHERE name = 'alarms'", []).unwrap();
+    fails(&deployment, &["reconcile"], 6, "the index has 2 letters and the queue's count says 5");
 }
 
 /// Real messages of real devices: what its device waits for no longer, what it has said since, and what is gone.
@@ -282,6 +343,7 @@ async fn what_would_do_no_good_is_left_out_and_does_no_harm() {
     let reasons: Vec<_> =
         skipped["skipped"].as_array().unwrap().iter().map(|skip| skip["why"].as_str().unwrap()).collect();
     assert_eq!((&skipped["eligible"], reasons), (&0.into(), vec!["superseded", "device_gone"]));
+    fails(deployment, &["reconcile"], 6, "requests: 1 rows are of messages that were heard since");
     let versions = |deployment: &Deployment| {
         let history = deployment.ok(&["--output", "json", "device", "history", &name]);
         serde_json::from_str::<Vec<Value>>(&history).unwrap().len()

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -56,6 +57,74 @@ async fn every_state_is_counted_and_a_hold_is_an_operators_to_end() {
     world.stop();
 }
 
+/// A process that looks after the store, killed when it goes.
+fn up(deployment: &Deployment) -> Killed {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+    let command = command.arg("--config").arg(deployment.config()).args(["up", "--listen", "127.0.0.1:0"]);
+    Killed(command.stderr(Stdio::null()).spawn().unwrap())
+}
+
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Two processes look after the store; the report is made once, kept, and made again when it is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_is_reported_on_in_the_background() {
+    let mut world = World::start().await;
+    world.round().await;
+    let deployment = &world.deployment;
+    let never = deployment.keyturn(&["fleet", "--last-report"]);
+    let report = |deployment: &Deployment| -> Value {
+        serde_json::from_str(&deployment.ok(&["--output", "json", "fleet", "--last-report"])).unwrap()
+    };
+    // The world's own workers may have made one before there was a device.
+    assert!(matches!(never.status.code(), Some(0 | 3)), "{}", text(&never.stderr));
+    let config = fs::read_to_string(deployment.config()).unwrap();
+    fs::write(deployment.config(), format!("{config}\n[health]\nall = \"off\"\n")).unwrap();
+    let spare = register();
+    deployment.add(&spare, "SPARE");
+    let file = Connection::open(deployment.path("data/keyturn.db")).unwrap();
+    file.execute("DELETE FROM chores", []).unwrap();
+    let gone = world.devices[0].name.to_lowercase();
+    file.execute("DELETE FROM directory WHERE name = ?1", [gone]).unwrap();
+    let _up = [up(deployment), up(deployment)];
+    let made = loop {
+        let shown = deployment.keyturn(&["--output", "json", "fleet", "--last-report"]);
+        if shown.status.success() {
+            break serde_json::from_slice::<Value>(&shown.stdout).unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let devices = serde_json::json!({"confirmed": 2, "never_escrowed": 1, "orphaned": 1});
+    assert_eq!(made["devices"], devices, "{made}");
+    assert_eq!((&made["without_lane"], &made["listed"]), (&1.into(), &3.into()));
+    assert_eq!((&made["unwell_percent"], &made["unwell"]), (&33.into(), &true.into()));
+    let named: Vec<_> =
+        made["named"].as_array().unwrap().iter().map(|one| one["state"].as_str().unwrap()).collect();
+    assert_eq!(named, ["orphaned", "never_escrowed"]);
+    let shown = deployment.ok(&["fleet", "--last-report"]);
+    assert!(shown.contains("never escrowed") && shown.contains("SPARE"), "{shown}");
+    let doctor = text(&deployment.keyturn(&["doctor"]).stdout);
+    assert!(doctor.contains("33 % of 3 listed devices"), "{doctor}");
+    // It is not due again, whoever asks.
+    let _third = up(deployment);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(report(deployment)["at"], made["at"]);
+    // One died in its turn: the next takes it when the turn is over, and not before.
+    file.execute("UPDATE chores SET due = 1, reported = 1", []).unwrap();
+    let _fourth = up(deployment);
+    while report(deployment)["at"] == made["at"] {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    world.stop();
+}
+
 #[test]
 fn an_anchor_shows_what_the_chain_cannot() {
     let deployment = Deployment::init();
@@ -74,7 +143,7 @@ fn an_anchor_shows_what_the_chain_cannot() {
     };
     for (was, is, said) in [
         ("\\\"seq\\\":3", "\\\"seq\\\":2", "anchors.jsonl:2: its signature does not hold"),
-        ("\"kid\":\"signing-1\"", "\"kid\":\"signing-9\"", "not in the key set"),
+        ("\"kid\":\"signing-1\"", "\"kid\":\"signing-9\"", "is in no key set of this deployment"),
         ("{\"anchor\"", "{\"more\":1,\"anchor\"", "not an anchor"),
     ] {
         assert!(second.contains(was), "{second}");
@@ -107,4 +176,50 @@ fn an_anchor_shows_what_the_chain_cannot() {
         .status()
         .unwrap();
     assert_eq!(silent.code(), Some(1));
+}
+
+/// What a key signed that is retired by now still counts, and is told apart.
+#[test]
+fn anchors_of_retired_keys_hold_and_are_told_apart() {
+    let deployment = Deployment::init();
+    deployment.add(&register(), "LAB-07");
+    let anchors = deployment.path("anchors.jsonl");
+    let verify = ["audit", "verify", "--anchor", anchors.to_str().unwrap()];
+    let (first, second) = (deployment.ok(&["audit", "anchor"]), deployment.ok(&["audit", "anchor"]));
+    // The key is replaced and retired: what it signed still counts, and is told apart.
+    let root = deployment.path("data/offline/root.key");
+    let sign = ["root", "sign-keys", "--root", root.to_str().unwrap()];
+    for command in [
+        &["keys", "rotate", "signing"][..],
+        &sign,
+        &["keys", "rotate", "signing", "--activate"],
+        &["keys", "retire", "signing", "signing-1", "--danger-now"],
+        &sign,
+    ] {
+        let key_set = deployment.path("data/keys/key-set.jws");
+        // The new set has been in service for long.
+        fs::File::options().append(true).open(&key_set).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        deployment.ok(command);
+    }
+    assert!(!deployment.ok(&["keys", "list"]).contains("signing-1"));
+    let third = deployment.ok(&["audit", "anchor"]);
+    fs::write(&anchors, format!("{first}{second}{third}")).unwrap();
+    let held = deployment.keyturn(&verify);
+    let said = text(&held.stderr);
+    assert!(held.status.success(), "{said}");
+    assert!(
+        said.contains("3 anchors hold.\n2 of them are signed with signing-1, which was retired"),
+        "{said}"
+    );
+    // A set that the root did not sign vouches for nothing.
+    let kept = deployment.path("data/keys/key-set.retired-1.jws");
+    let (other, signed) =
+        (deployment.path("data/keys/key-set.retired-2.jws"), fs::read_to_string(&kept).unwrap());
+    fs::remove_file(other).unwrap();
+    fs::write(&kept, signed.replacen('.', ".AA", 1)).unwrap();
+    let refused = deployment.keyturn(&verify);
+    assert!(
+        refused.status.code() == Some(1)
+            && text(&refused.stderr).contains("is in no key set of this deployment")
+    );
 }

@@ -78,6 +78,15 @@ async fn a_rotator_killed_after_its_put_makes_no_second_version() {
     );
     assert_eq!(history.len(), 2);
 
+    let key = deployment.path("recovery.key");
+    deployment.ok(&["vault", "recovery-key", key.to_str().unwrap()]);
+    let (export, public) = (deployment.path("glass.export"), deployment.path("recovery.key.pub"));
+    let (export, public) = (export.to_str().unwrap(), public.to_str().unwrap());
+    deployment.ok(&["vault", "export", export, "--sealed-to", public, "--reason", "drill"]);
+    let opened = deployment.ok(&["vault", "open-export", export, "--key", key.to_str().unwrap()]);
+    let password = opened.split('\t').nth(3).unwrap();
+    assert!(device.accepts(password) && opened.lines().count() == 1, "from Key Vault as well");
+
     let refused = deployment.keyturn(&["vault", "verify"]);
     assert!(
         !refused.status.success() && text(&refused.stderr).contains("Key Vault"),

@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Makes a ring's file a day older.
-    fn age(&self, kind: &str) {
+    pub(crate) fn age(&self, kind: &str) {
         let path = self.deployment.path(&format!("data/keys/{kind}.key"));
         let mut ring: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         for key in ring["keys"].as_array_mut().unwrap() {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod alarms;
+mod break_glass;
 mod canary;
 mod cli;
 mod dead_letters;
@@ -14,9 +15,13 @@ mod groups;
 mod hostile;
 mod key_vault;
 mod keys;
+mod many_letters;
+mod operate;
 mod processes;
 mod recovery;
 mod restore;
 mod rotations;
 mod runbook;
 mod telemetry;
+mod units;
+mod upgrade;

@@ -21,13 +21,17 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runbooks/lost-s
 
 /// The lines of code, block by block.
 fn blocks() -> Vec<Vec<String>> {
-    let page = fs::read_to_string(PAGE).unwrap();
+    blocks_of(PAGE)
+}
+
+pub(crate) fn blocks_of(page: &str) -> Vec<Vec<String>> {
+    let page = fs::read_to_string(page).unwrap();
     let blocks = page.split("\n```bash\n").skip(1).map(|rest| rest.split_once("\n```").unwrap().0);
     blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
 }
 
 /// A line as a shell runs it.
-fn run(line: &str, filled_in: &BTreeMap<&str, String>) -> String {
+pub(crate) fn run(line: &str, filled_in: &BTreeMap<&str, String>) -> String {
     let programs = Path::new(env!("CARGO_BIN_EXE_keyturn")).parent().unwrap();
     let path = format!("{}:/usr/bin:/bin", programs.display());
     let mut shell = Command::new("bash");

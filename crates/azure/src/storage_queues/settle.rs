@@ -89,8 +89,8 @@ impl StorageQueues {
         Ok(())
     }
 
-    /// Gives a message up: into the index, onto the poison queue, and off its queue. The lease is renewed first, so
-    /// that nothing is written about a message that somebody else has by now.
+    /// Gives a message up: into the index, and off its queue. The lease is renewed first, so that nothing is written
+    /// about a message that somebody else has by now.
     async fn bury(
         &self,
         queue: QueueName,
@@ -103,16 +103,9 @@ impl StorageQueues {
         let id = leased.receipt.message.as_str();
         let pop_receipt = pair.queue.update(id, &pop_receipt, BURYING, None).await?;
         let mut attempts = head.as_ref().map(super::text::Head::attempts).unwrap_or_default();
-        attempts.push(Attempt { at: now, error: error.clone() });
+        attempts.push(Attempt { at: now, error });
         let surplus = attempts.len().saturating_sub(super::text::ATTEMPTS_KEPT);
         attempts.drain(..surplus);
-        let text = match head {
-            Some(mut head) => {
-                head.fail(now, &error);
-                head.text(&leased.message.body).ok()
-            }
-            None => None,
-        };
         let died = Died {
             origin: format!("{}/{id}", pair.queue.name()),
             queue,
@@ -124,7 +117,6 @@ impl StorageQueues {
             died: now,
         };
         self.graveyard.bury(vec![died]).await.map_err(Failure::Other)?;
-        pair.poison.put(text.unwrap_or(leased.message.body)).await.map_err(Failure::Other)?;
         pair.queue.delete(id, &pop_receipt).await
     }
 }

@@ -17,7 +17,7 @@ use keyturn_azure::storage_queues::{Access, Endpoint};
 use keyturn_azure::{Reach, StorageQueues};
 use keyturn_domain::clock::Clock as _;
 use keyturn_ports::Kind;
-use keyturn_ports::dead_letters::DeadLetters as _;
+use keyturn_ports::dead_letters::{DeadLetters as _, Died, Graveyard, Strays as _};
 use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_testkit::azurite::{ACCOUNT, KEY};
 use keyturn_testkit::conformance::{queue, sample};
@@ -60,7 +60,7 @@ async fn the_contract_of_queues_is_kept() {
 }
 
 #[tokio::test]
-async fn messages_die_into_the_index_and_onto_the_poison_queue() {
+async fn messages_die_into_the_index() {
     let azurite = Azurite::start().await;
     let Deployment { queues, state, clock, .. } = &azurite.deployment();
     queues.send(QUEUE, vec![sample::message(1), sample::message(2)]).await.unwrap();
@@ -88,7 +88,75 @@ async fn messages_die_into_the_index_and_onto_the_poison_queue() {
     assert_eq!(errors.first().zip(errors.last()), Some((&"attempt 3", &"the end")));
     assert_eq!(errors.len(), 8);
     let depth = queues.depth(QUEUE).await.unwrap();
-    assert_eq!((depth.total, depth.dead), (1, 1), "the neighbour lives");
+    assert_eq!(
+        (depth.total, depth.dead),
+        (1, 0),
+        "the neighbour lives, and what the index has is nowhere else"
+    );
+}
+
+/// What another program put onto the poison queue, by two sweepers at once, and by one that died before it took away
+/// what it had written down.
+#[tokio::test]
+async fn what_others_gave_up_on_is_adopted_once() {
+    let azurite = Azurite::start().await;
+    let (endpoint, prefix) = (azurite.endpoint(), "d0-");
+    let deployment = Deployment::with(&endpoint, azurite.clock());
+    let Deployment { queues, state, clock, .. } = &deployment;
+    assert_eq!((queues.unindexed(QUEUE).await.unwrap(), queues.adopt(QUEUE, 9).await.unwrap()), (0, 0));
+    // Our own texts as Functions moves them, and one that is none of ours.
+    queues.send(QUEUE, (0..70).map(sample::message).collect()).await.unwrap();
+    for text in azurite.peek(&format!("{prefix}findings")).await {
+        azurite.put(&format!("{prefix}findings-poison"), &text).await;
+    }
+    azurite.put(&format!("{prefix}findings-poison"), "not ours").await;
+    let lies = queues.unindexed(QUEUE).await.unwrap();
+    assert_eq!(lies, 33, "32 of ours and the other");
+    assert_eq!(queues.adopt(QUEUE, 3).await.unwrap(), 3, "no more than asked for");
+
+    // One writes a page down and dies: nobody else has it before its lease is over, and then it is written down once.
+    let dying = StorageQueues::new(
+        &endpoint,
+        &Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() },
+        Arc::new(DiesAfter(state.clone())),
+        Arc::new(clock.clone()),
+    )
+    .unwrap();
+    assert_eq!(dying.adopt(QUEUE, 10).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(state.list(None, 99).await.unwrap().len(), 13);
+    clock.advance(LEASE + Duration::from_secs(5));
+    let another = another(&endpoint, &deployment);
+    let (one, two) = tokio::join!(queues.adopt(QUEUE, 99), another.adopt(QUEUE, 99));
+    assert_eq!(one.unwrap() + two.unwrap(), 30);
+    assert_eq!(queues.unindexed(QUEUE).await.unwrap(), 0);
+    let letters = state.list(None, 99).await.unwrap();
+    assert_eq!(letters.len(), 33);
+    let strange: Vec<_> = letters.iter().filter(|letter| letter.message.body == "not ours").collect();
+    assert_eq!(strange.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [DeadReason::Undecodable]);
+    let ours = letters.iter().filter(|letter| letter.reason == DeadReason::Exhausted);
+    let mut requests: Vec<_> =
+        ours.map(|letter| (letter.message.request, letter.message.body.clone())).collect();
+    requests.sort();
+    requests.dedup();
+    assert_eq!(requests.len(), 32, "each once, as it was sent");
+}
+
+/// An index whose process dies right after it has written.
+struct DiesAfter(keyturn_embedded::Database);
+
+#[async_trait]
+impl Graveyard for DiesAfter {
+    async fn bury(&self, dead: Vec<Died>) -> Result<(), keyturn_ports::Error> {
+        self.0.bury(dead).await?;
+        Err(keyturn_ports::Error::new(Kind::Unavailable, "burying", "the process died"))
+    }
+}
+
+/// Another process on the same queues.
+fn another(endpoint: &Endpoint, deployment: &Deployment) -> StorageQueues {
+    let access = Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() };
+    let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
+    StorageQueues::new(endpoint, &access, state, clock).unwrap()
 }
 
 #[tokio::test]

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use keyturn_azure::StorageQueues;
 use keyturn_azure::storage_queues::{Access, Endpoint};
 use keyturn_domain::ambient::SystemEntropy;
@@ -22,6 +25,7 @@ pub(crate) struct Azurite {
     server: azurite::Azurite,
     folder: TempDir,
     deployments: AtomicU32,
+    http: reqwest::Client,
 }
 
 impl Azurite {
@@ -52,7 +56,12 @@ impl Azurite {
         let clock = folder.path().join("clock");
         write(&clock, UnixMillis(0));
         let server = azurite::Azurite::start(more, Some(&clock)).await;
-        Self { server, folder, deployments: AtomicU32::new(0) }
+        Self {
+            server,
+            folder,
+            deployments: AtomicU32::new(0),
+            http: reqwest::Client::builder().build().unwrap(),
+        }
     }
 
     /// What it takes to use it, for a deployment of its own.
@@ -74,6 +83,44 @@ impl Azurite {
     pub(crate) fn clock(&self) -> ManualClock {
         let path = self.folder.path().join("clock");
         ManualClock::default().followed(move |now| write(&path, now))
+    }
+
+    /// Puts a text on a queue, as another program does.
+    pub(crate) async fn put(&self, queue: &str, text: &str) {
+        let escaped = text.replace('&', "&amp;").replace('<', "&lt;");
+        let body = format!("<QueueMessage><MessageText>{escaped}</MessageText></QueueMessage>");
+        let url = format!("{}&messagettl=-1", self.messages(queue));
+        let sent = self.http.post(url).body(body).send().await.unwrap();
+        assert_eq!(sent.status(), 201, "{}", sent.text().await.unwrap());
+    }
+
+    /// The first texts on a queue.
+    pub(crate) async fn peek(&self, queue: &str) -> Vec<String> {
+        let url = format!("{}&peekonly=true&numofmessages=32", self.messages(queue));
+        let listed = self.http.get(url).send().await.unwrap().text().await.unwrap();
+        let texts =
+            listed.split("<MessageText>").skip(1).map(|rest| rest.split_once("</MessageText>").unwrap().0);
+        texts.map(|text| text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")).collect()
+    }
+
+    /// A queue's messages, with a signature of the account that lets in everybody
+    /// (learn.microsoft.com/rest/api/storageservices/create-account-sas).
+    fn messages(&self, queue: &str) -> String {
+        let (version, expiry) = ("2018-11-09", "2100-01-01T00:00:00Z");
+        let to_sign = format!("{ACCOUNT}\nrwdlacup\nq\nsco\n\n{expiry}\n\nhttp,https\n{version}\n");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(KEY).unwrap());
+        let signature = STANDARD.encode(hmac::sign(&key, to_sign.as_bytes()));
+        let query = [
+            ("sv", version),
+            ("ss", "q"),
+            ("srt", "sco"),
+            ("sp", "rwdlacup"),
+            ("se", expiry),
+            ("spr", "http,https"),
+            ("sig", &signature),
+        ];
+        let url = format!("{}/{queue}/messages", self.server.url("http"));
+        reqwest::Url::parse_with_params(&url, query).unwrap().to_string()
     }
 
     /// A deployment of its own.

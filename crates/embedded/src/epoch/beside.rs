@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::Epoch;
@@ -65,7 +65,8 @@ impl Beside {
         Some(Self { epoch, mark })
     }
 
-    /// Replaces the file. On disk when it returns.
+    /// Replaces the file. On disk when it returns. Whom the old one let read and write it, the new one does: roles that
+    /// are users of their own share it as a group.
     pub(super) fn write(self, path: &Path) -> io::Result<()> {
         let mut next = path.as_os_str().to_owned();
         next.push(".new");
@@ -76,6 +77,9 @@ impl Beside {
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
+        if let Ok(before) = fs::metadata(path) {
+            file.set_permissions(fs::Permissions::from_mode(before.permissions().mode() & 0o660))?;
+        }
         writeln!(file, "{TITLE}{:032x} {}", u128::from_be_bytes(self.epoch), self.mark)?;
         file.sync_all()?;
         fs::rename(next, path)?;
@@ -97,6 +101,21 @@ mod tests {
             let beside = Beside { epoch, mark };
             beside.write(&path).unwrap();
             assert_eq!(Beside::read(&path).unwrap(), Outside::Says(beside));
+        }
+    }
+
+    #[test]
+    fn whom_the_old_file_let_in_the_new_one_does() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("epoch");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let beside = Beside { epoch: [7; 16], mark: 3 };
+        beside.write(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        for (set, kept) in [(0o660, 0o660), (0o640, 0o640), (0o666, 0o660)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(set)).unwrap();
+            beside.write(&path).unwrap();
+            assert_eq!(mode(), kept);
         }
     }
 

@@ -3,6 +3,7 @@
 #![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
 
 mod azure;
+mod fleet;
 mod policies;
 mod queues;
 mod state;
@@ -15,6 +16,7 @@ use keyturn_domain::span::Span;
 use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
+pub use self::fleet::Fleet;
 pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues};
 pub use self::state::{Postgres, State};
@@ -86,6 +88,9 @@ pub struct Sections {
     /// What is forgotten, and when. Lanes, versions, the directory, the audit and the vault never are.
     #[config(nested)]
     pub retention: Retention,
+    /// The report on the whole fleet: `keyturn fleet --last-report`.
+    #[config(nested)]
+    pub fleet: Fleet,
     /// How backups are made.
     #[config(nested)]
     pub backup: Backup,
@@ -356,6 +361,10 @@ pub struct Workers {
     /// The longest delay between deliveries.
     #[config(default = "1m")]
     pub max_delay: Span,
+    /// A worker that takes and settles nothing for so long is taken for hung, and systemd starts the process anew. More
+    /// than workers.lease, and than any batch takes.
+    #[config(default = "5m")]
+    pub stuck_after: Span,
 }
 
 /// How alarms leave the house.

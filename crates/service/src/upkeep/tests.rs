@@ -38,6 +38,26 @@ impl Upkeep for Notes {
     }
 }
 
+/// A fake engine beside whose queues so many messages lie dead.
+struct Heap {
+    lies: Mutex<u64>,
+}
+
+#[async_trait]
+impl Strays for Heap {
+    async fn unindexed(&self, _: QueueName) -> Result<u64, Error> {
+        Ok(*self.lies.lock().unwrap())
+    }
+
+    async fn adopt(&self, queue: QueueName, limit: usize) -> Result<u64, Error> {
+        assert_eq!(queue, QueueName::Findings);
+        let mut lies = self.lies.lock().unwrap();
+        let adopted = (*lies).min(u64::try_from(limit).unwrap());
+        *lies -= adopted;
+        Ok(adopted)
+    }
+}
+
 const DAY: u64 = 24 * 3600 * 1000;
 const NOW: u64 = 1000 * DAY;
 
@@ -69,10 +89,13 @@ fn retention() -> Retention {
 #[tokio::test(start_paused = true)]
 async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
     let notes = Arc::new(Notes { effects: Mutex::new(250), ..Notes::default() });
+    let heap = Arc::new(Heap { lies: Mutex::new(2150) });
     let tender = Tender {
         upkeep: Arc::clone(&notes) as _,
+        strays: [(QueueName::Findings, Arc::clone(&heap) as _)].into(),
         clock: Arc::new(Fixed),
         retention: retention(),
+        clerk: None,
         old_letters: 0,
     };
     let stop = CancellationToken::new();
@@ -88,4 +111,5 @@ async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
     stop.cancel();
     running.await.unwrap();
     assert_eq!(*notes.marks.lock().unwrap(), 2);
+    assert_eq!(*heap.lies.lock().unwrap(), 150, "so many pages and no more in a round that gets that far");
 }

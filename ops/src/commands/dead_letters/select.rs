@@ -1,6 +1,6 @@
 //! Which dead letters, and which of them are worth a replay.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, anyhow};
 use keyturn_domain::ids::DeviceId;
@@ -25,7 +25,7 @@ pub(super) type Judged = Result<(DeadLetterId, QueueName, String), Skip>;
 /// What is asked for.
 pub(super) struct Selection {
     filter: Filter,
-    ids: Vec<u64>,
+    ids: BTreeSet<u64>,
 }
 
 impl Selection {
@@ -36,33 +36,57 @@ impl Selection {
             let mark = " ".repeat(error.at.saturating_sub(1).min(200));
             anyhow!("--where: {error}\n  {}\n  {mark}^", printable(line))
         };
-        Ok(Self { filter: text.parse().map_err(wrong)?, ids: ids.to_vec() })
+        Ok(Self { filter: text.parse().map_err(wrong)?, ids: ids.iter().copied().collect() })
     }
 
     /// In one line, the same for the same words.
     pub(super) fn words(&self) -> String {
-        self.filter.to_string()
+        if self.ids.is_empty() {
+            return self.filter.to_string();
+        }
+        let ids: Vec<String> = self.ids.iter().map(u64::to_string).collect();
+        format!("letters {}", ids.join(" "))
     }
 
-    /// The letters, newest first: everything that matches, however much that is.
-    pub(super) async fn letters(&self, names: &mut Names<'_>) -> Result<Vec<DeadLetter>> {
+    /// The letters that match, newest first, a page at a time: however many there are, a page of them is in memory.
+    pub(super) fn letters(&self) -> Letters<'_> {
+        Letters { selection: self, before: None }
+    }
+}
+
+/// Where reading the letters of a selection has come to.
+pub(super) struct Letters<'a> {
+    selection: &'a Selection,
+    before: Option<DeadLetterId>,
+}
+
+impl Letters<'_> {
+    /// The next of them, at least one; none when all were read.
+    pub(super) async fn next(&mut self, names: &mut Names<'_>) -> Result<Option<Vec<DeadLetter>>> {
         let jobs = names.deployment.engines.letter_jobs();
-        let (mut letters, mut before) = (Vec::new(), None);
         loop {
-            let page = jobs.before(before, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(letters) };
-            before = Some(last.id);
+            let page = jobs.before(self.before, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(None) };
+            self.before = Some(last.id);
+            let mut letters = Vec::new();
             for letter in page {
-                let named = self.ids.is_empty() || self.ids.contains(&letter.id.0);
-                if named && names.matches(&self.filter, &letter).await? {
+                let Selection { filter, ids } = self.selection;
+                let named = ids.is_empty() || ids.contains(&letter.id.0);
+                if named && names.matches(filter, &letter).await? {
                     letters.push(letter);
                 }
+            }
+            if !letters.is_empty() {
+                return Ok(Some(letters));
             }
         }
     }
 }
 
-/// What is known of the devices that letters are from, each asked for once.
+/// Devices remembered at once: what is known of one is a few kilobytes.
+const DEVICES: usize = 4096;
+
+/// What is known of the devices that letters are from, each asked for once as long as they are few.
 pub(super) struct Names<'a> {
     pub(super) deployment: &'a Deployment,
     known: HashMap<DeviceId, Known>,
@@ -82,6 +106,9 @@ impl<'a> Names<'a> {
 
     async fn known(&mut self, device: DeviceId) -> Result<&Known> {
         if !self.known.contains_key(&device) {
+            if self.known.len() >= DEVICES {
+                self.known.clear();
+            }
             let engines = &self.deployment.engines;
             let record = resolve::record(engines, device).await?;
             let lanes = engines.ledger_reader().lanes(device).await?;
@@ -124,28 +151,35 @@ pub(super) struct Plan {
     pub(super) eligible: Vec<DeadLetterId>,
     /// Why letters are left out, and how many.
     pub(super) skipped: Vec<(Skip, u64)>,
+    /// The queues that the letters are of.
+    pub(super) queues: BTreeSet<QueueName>,
 }
 
-/// Plans an act on these letters.
-pub(super) async fn plan(names: &mut Names<'_>, act: Act, letters: &[DeadLetter]) -> Result<Plan> {
+/// Plans an act on the letters of a selection.
+pub(super) async fn plan(names: &mut Names<'_>, act: Act, selection: &Selection) -> Result<Plan> {
     let mut hash = Sha256::new_with_prefix(act.as_str());
     let (mut eligible, mut skipped) = (Vec::new(), Vec::<(Skip, u64)>::new());
-    for letter in letters {
-        let skip = if act == Act::Replay { names.judge(letter).await?.err() } else { None };
-        hash.update(letter.id.0.to_be_bytes());
-        hash.update(skip.map_or("", Skip::as_str));
-        hash.update([0]);
-        match skip {
-            None => eligible.push(letter.id),
-            Some(skip) => match skipped.iter_mut().find(|(other, _)| *other == skip) {
-                Some((_, count)) => *count += 1,
-                None => skipped.push((skip, 1)),
-            },
+    let (mut letters, mut queues, mut matched) = (selection.letters(), BTreeSet::new(), 0);
+    while let Some(page) = letters.next(names).await? {
+        for letter in &page {
+            let skip = if act == Act::Replay { names.judge(letter).await?.err() } else { None };
+            hash.update(letter.id.0.to_be_bytes());
+            hash.update(skip.map_or("", Skip::as_str));
+            hash.update([0]);
+            match skip {
+                None => eligible.push(letter.id),
+                Some(skip) => match skipped.iter_mut().find(|(other, _)| *other == skip) {
+                    Some((_, count)) => *count += 1,
+                    None => skipped.push((skip, 1)),
+                },
+            }
+            queues.insert(letter.queue);
+            matched += 1;
         }
     }
     eligible.reverse();
     skipped.sort_unstable();
     let digest: [u8; 32] = hash.finalize().into();
     let name = digest.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
-    Ok(Plan { name: format!("{name:016x}"), matched: letters.len(), eligible, skipped })
+    Ok(Plan { name: format!("{name:016x}"), matched, eligible, skipped, queues })
 }

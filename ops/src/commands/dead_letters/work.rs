@@ -3,11 +3,9 @@
 //! The command may be killed at any moment: what it moved stays moved, and the rest is done by the same words again or
 //! by `--resume`. At Ctrl-C it ends after the letters in hand.
 
-use std::fs::OpenOptions;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::num::NonZeroU32;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,11 +13,12 @@ use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyturn_pipeline::replay as target;
 use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::dead_letters::DeadLetterId;
 use keyturn_ports::dead_letters::jobs::{Act, Job, JobId, Move, NewJob, Step};
-use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::QueueName;
 use serde_json::{Value, json};
 
+use super::archive;
 use super::select::{self, Names, Plan, Selection};
 use crate::cli::{Discard, Output, Replay};
 use crate::commands::Deployment;
@@ -55,8 +54,7 @@ pub(super) async fn replay(deployment: &Deployment, replay: &Replay) -> Result<(
         return work(deployment, job).await;
     }
     let mut names = Names::new(deployment);
-    let letters = selection.letters(&mut names).await?;
-    let plan = select::plan(&mut names, Act::Replay, &letters).await?;
+    let plan = select::plan(&mut names, Act::Replay, &selection).await?;
     if replay.dry_run {
         return tell(deployment, Act::Replay, &plan, per_minute);
     }
@@ -81,32 +79,37 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
         bail!("a discard needs --where or numbers: nobody discards everything by leaving a word out");
     }
     let selection = Selection::parse(filter, &discard.letters.ids)?;
+    if !discard.dry_run
+        && discard.plan.is_none()
+        && let Some(job) = unfinished(deployment, Act::Discard, &selection.words(), reason).await?
+    {
+        return work(deployment, job).await;
+    }
     let mut names = Names::new(deployment);
-    let letters = selection.letters(&mut names).await?;
-    let plan = select::plan(&mut names, Act::Discard, &letters).await?;
+    let plan = select::plan(&mut names, Act::Discard, &selection).await?;
     if discard.dry_run {
         return tell(deployment, Act::Discard, &plan, None);
     }
     unchanged(&plan, discard.plan.as_deref())?;
-    let Some(queue) = letters.first().map(|letter| letter.queue) else {
+    let mut queues = plan.queues.iter();
+    let Some(queue) = queues.next() else {
         return Err(Failure::NotFound("there is no dead letter to discard".to_owned()).into());
     };
-    if let Some(other) = letters.iter().find(|letter| letter.queue != queue) {
+    if let Some(other) = queues.next() {
         bail!(
-            "the letters are of several queues, {queue} and {} among them; add queue:{queue}, and discard one queue's \
-             at a time",
-            other.queue
+            "the letters are of several queues, {queue} and {other} among them; add queue:{queue}, and discard one \
+             queue's at a time"
         );
     }
-    confirm(queue, letters.len(), discard.confirmed.as_deref())?;
-    let archive = discard.archive.clone().unwrap_or_else(|| {
+    confirm(*queue, plan.matched, discard.confirmed.as_deref())?;
+    let path = discard.archive.clone().unwrap_or_else(|| {
         let now = output::when(deployment.engines.clock().now()).replace([':', '-'], "");
         PathBuf::from(format!("{queue}-dead-{now}.jsonl"))
     });
-    store(&archive, &letters).with_context(|| {
-        format!("{}: the letters could not be archived, so nothing was done", archive.display())
+    archive::store(&path, &selection, &mut names, &plan).await.with_context(|| {
+        format!("{}: the letters could not be archived, so nothing was done", path.display())
     })?;
-    eprintln!("{} dead letters are archived in {}.", letters.len(), archive.display());
+    eprintln!("{} dead letters are archived in {}.", plan.matched, path.display());
     begin(deployment, Act::Discard, selection.words(), reason, None, plan).await
 }
 
@@ -127,21 +130,6 @@ fn confirm(queue: QueueName, count: usize, said: Option<&str>) -> Result<()> {
     if typed != queue.as_str() {
         bail!("{} is not the queue's name, {queue}; nothing was done", output::quoted(&typed));
     }
-    Ok(())
-}
-
-/// Writes the letters, whole, to a new file that only its owner can read, and waits for the disk.
-fn store(path: &Path, letters: &[DeadLetter]) -> Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    for letter in letters {
-        let line = json!({
-            "id": letter.id, "queue": letter.queue, "reason": letter.reason, "device_id": letter.message.device,
-            "request_id": letter.message.request, "enqueued_ms": letter.enqueued, "died_ms": letter.died,
-            "deliveries": letter.deliveries, "attempts": letter.attempts, "body": letter.message.body,
-        });
-        writeln!(file, "{line}")?;
-    }
-    file.sync_all()?;
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::Verified;
+use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
+
+use keyturn_service::fleet;
 
 use super::{Check, Deployment};
 use crate::output;
@@ -15,8 +18,12 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     for queue in QueueName::ALL {
         checks.push(self::queue(deployment, queue).await);
     }
+    for (queue, engine) in deployment.engines.strays() {
+        checks.push(strays(*queue, &**engine).await);
+    }
     checks.push(vault(deployment).await);
     checks.push(directory(deployment).await);
+    checks.push(fleet(deployment).await);
     checks.push(audit(deployment).await);
     checks
 }
@@ -70,6 +77,20 @@ async fn queue(deployment: &Deployment, name: QueueName) -> Check {
     Check::ok(NAME, found)
 }
 
+/// Messages that lie dead on their engine and are in no index.
+async fn strays(queue: QueueName, engine: &dyn Strays) -> Check {
+    const NAME: &str = "dead letters";
+    match engine.unindexed(queue).await {
+        Ok(0) => Check::ok(NAME, format!("{queue}: none lies on its engine without being in the index")),
+        Ok(lie) => Check::warning(
+            NAME,
+            format!("{queue}: {lie} lie on its engine without being in the index"),
+            "see whether the rotator runs, which takes them in: `keyturn dead-letters reconcile`",
+        ),
+        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), "see the queue's own line"),
+    }
+}
+
 /// Opens versions that are there; none is made, because it would be nobody's.
 async fn vault(deployment: &Deployment) -> Check {
     const NAME: &str = "vault";
@@ -104,6 +125,30 @@ async fn directory(deployment: &Deployment) -> Check {
         Ok(_) => Check::ok(NAME, "it answers"),
         Err(error) => Check::failed(NAME, error.to_string(), "until it answers, no device is trusted"),
     }
+}
+
+/// The report that is made in the background.
+async fn fleet(deployment: &Deployment) -> Check {
+    const NAME: &str = "fleet";
+    let (now, settings) = (deployment.engines.clock().now(), &deployment.config.sections.fleet);
+    let report = match fleet::last(&*deployment.engines.chores()).await {
+        Ok(Some(report)) => report,
+        Ok(None) => return Check::ok(NAME, "no report was made yet"),
+        Err(error) => return Check::failed(NAME, error.to_string(), "mend the database first"),
+    };
+    let (percent, listed, ago) = (report.unwell_percent, report.listed, output::ago(report.at, now));
+    let found = format!("{percent} % of {listed} listed devices had no fresh password {ago} ago");
+    if now.since(report.at) > settings.report_every.0 * 2 {
+        return Check::warning(
+            NAME,
+            found,
+            "see whether the rotator runs, which makes the report, and its log",
+        );
+    }
+    if report.unwell {
+        return Check::warning(NAME, found, "`keyturn fleet --last-report` names devices");
+    }
+    Check::ok(NAME, found)
 }
 
 async fn audit(deployment: &Deployment) -> Check {
