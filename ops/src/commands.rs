@@ -11,6 +11,7 @@ mod export;
 mod fleet;
 pub(crate) mod init;
 mod keys;
+mod migrate;
 mod queues;
 mod recover;
 mod reveal;
@@ -88,6 +89,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Vault(vault) => return vault::run(&open()?, vault).await,
         Command::Backup(backup) => return backup::run(&arguments, backup).await,
         Command::Restore(restore) => return backup::restore(&arguments, restore).await,
+        Command::Migrate(migrate) => return Box::pin(migrate::run(&arguments, migrate)).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Config(config) => return config::run(&arguments, config),
     }

@@ -55,6 +55,8 @@ pub enum Action {
     RotationHeld,
     /// The head of the audit was signed, to be kept elsewhere.
     AuditAnchored,
+    /// The state began to move to another engine, or that was undone.
+    StoreMoved,
 }
 
 /// A row of the chain.

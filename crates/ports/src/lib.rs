@@ -23,4 +23,6 @@ pub mod vault;
 
 pub mod audit;
 
+pub mod moving;
+
 pub use error::{Error, Kind};

@@ -17,7 +17,7 @@ use tracing::debug;
 use crate::failure::Failure;
 use crate::listener::Listener;
 use crate::open::{self, OpenError};
-use crate::pool::{Connections, Dialer, Lent};
+use crate::pool::{Connections, Dialer, Lent, Use};
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -88,8 +88,19 @@ impl Database {
         entropy: Arc<dyn Entropy>,
         times: Times,
     ) -> Result<Self, OpenError> {
+        Self::open_for(settings, clock, entropy, times, Use::Work)
+    }
+
+    /// The same, for more than work.
+    pub(crate) fn open_for(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        times: Times,
+        use_of: Use,
+    ) -> Result<Self, OpenError> {
         let given = (times == Times::Clock).then(|| Arc::clone(&clock));
-        let (dialer, connections) = open::open(settings, given)?;
+        let (dialer, connections) = open::open(settings, given, use_of)?;
         let (signals, listener) = (Arc::default(), OnceLock::new());
         let inner = Inner { dialer, connections, signals, listener, clock, entropy };
         Ok(Self { inner: Arc::new(inner) })
@@ -108,6 +119,11 @@ impl Database {
     /// The time that a statement goes by, for the function `now_ms`: null for the server's own.
     pub(crate) fn now_given(&self) -> Option<i64> {
         self.inner.dialer.now_given()
+    }
+
+    /// How connections are made.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.inner.dialer
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {

@@ -10,7 +10,11 @@ use tokio_postgres::error::SqlState;
 use crate::failure::Failure;
 
 /// Each makes a database one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/0001_tables.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("schema/0001_tables.sql"), include_str!("schema/0002_arrival.sql")];
+
+/// The first schema whose releases know that a state may not be all there.
+pub(crate) const KNOWS_ARRIVALS: i64 = 2;
 
 /// The newest schema this release knows.
 pub(crate) const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;

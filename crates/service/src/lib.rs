@@ -9,6 +9,7 @@ pub mod backups;
 pub mod config;
 pub mod engines;
 pub mod keys;
+pub mod migration;
 pub mod recovery;
 
 pub mod host;

@@ -70,5 +70,6 @@ fn word(action: Action) -> &'static str {
         Action::DeadLettersDiscarded => "dead letters discarded",
         Action::RotationHeld => "rotation held",
         Action::AuditAnchored => "audit anchored",
+        Action::StoreMoved => "store moved",
     }
 }

@@ -19,12 +19,12 @@ use serde_json::Value;
 use crate::deployment::{Deployment, Registration, register, text};
 use crate::keys::World;
 
-fn engines(deployment: &Deployment) -> Engines {
+pub(crate) fn engines(deployment: &Deployment) -> Engines {
     Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap()
 }
 
 /// Sends a message to a queue and gives up on it.
-async fn bury(
+pub(crate) async fn bury(
     deployment: &Deployment,
     queue: QueueName,
     message: NewMessage,
@@ -41,7 +41,7 @@ async fn bury(
 }
 
 /// An alarm on its way to a webhook: a message that a replay can move as it is.
-fn alarm(device: &Registration) -> NewMessage {
+pub(crate) fn alarm(device: &Registration) -> NewMessage {
     let (entropy, now): (&dyn Entropy, _) = (&SystemEntropy, SystemClock.now());
     let raised = AlarmRaised {
         event: EventId(entropy.bytes()),

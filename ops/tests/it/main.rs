@@ -13,6 +13,7 @@ mod graph;
 mod hostile;
 mod key_vault;
 mod keys;
+mod migrate;
 mod processes;
 mod recovery;
 mod restore;
