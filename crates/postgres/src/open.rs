@@ -33,6 +33,14 @@ pub enum OpenError {
         /// What happened.
         detail: String,
     },
+    /// Who answers is not known to be the server.
+    #[error("{place} is not trusted: {detail}")]
+    Untrusted {
+        /// The database.
+        place: String,
+        /// Why, and what mends it.
+        detail: String,
+    },
     /// The server does not let us in, or does not let us do what we have to.
     #[error("{place} refuses this user: {detail}; see docs/POSTGRESQL.md for the rights a process needs")]
     Denied {
@@ -109,6 +117,9 @@ pub(crate) fn open(
         Ok(Ok(Checked::Encoding(found))) => Err(OpenError::Encoding { place, found }),
         Ok(Ok(Checked::NotThere)) => Err(OpenError::NotThere { place }),
         Ok(Ok(Checked::Newer(found))) => Err(OpenError::Newer { place, found }),
+        Ok(Err(failure)) if failure.is_untrusted() => {
+            Err(OpenError::Untrusted { place, detail: failure.to_string() })
+        }
         Ok(Err(failure)) => Err(match failure.kind() {
             Kind::Unavailable => OpenError::Unreachable { place, detail: failure.to_string() },
             Kind::Denied => OpenError::Denied { place, detail: failure.to_string() },
