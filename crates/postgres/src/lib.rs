@@ -33,6 +33,7 @@ mod intake;
 mod queue;
 
 mod ledger;
+mod lookups;
 mod results;
 
 mod audit;
