@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Put a backup in place of the database, while nothing runs. The one replaced is kept.
     Restore(Restore),
+    /// Move the state from the file to PostgreSQL, while nothing runs. Cut off, the same command goes on.
+    Migrate(Migrate),
     /// What happened on devices.
     #[command(subcommand)]
     Events(Events),
@@ -240,6 +242,28 @@ pub(crate) struct Restore {
     /// Why, for the audit.
     #[arg(long)]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The configuration to work with from then on: a copy of the present one, with PostgreSQL in its section `state`.
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) to: PathBuf,
+    /// Why, for the audit.
+    #[arg(long, required_unless_present = "dry_run")]
+    pub(crate) reason: Option<String>,
+    /// Look whether it can move and tell how much it is. Makes the tables of the database, and changes nothing else.
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) dry_run: bool,
+    /// Work with the file again. Refused if anything was done in the database since.
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// With --undo: lose what was done in the database since. Devices are heard anew.
+    #[arg(long, requires = "undo")]
+    pub(crate) danger_leave_behind: bool,
+    /// How many rows are read and stored at once.
+    #[arg(long, value_name = "ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) batch: u32,
 }
 
 #[derive(Debug, Args)]

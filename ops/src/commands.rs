@@ -13,6 +13,7 @@ mod group;
 pub(crate) mod init;
 mod keys;
 mod manual;
+mod migrate;
 mod queues;
 mod recover;
 mod reveal;
@@ -93,6 +94,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Vault(vault) => return vault::run(&open()?, vault).await,
         Command::Backup(backup) => return backup::run(&arguments, backup).await,
         Command::Restore(restore) => return backup::restore(&arguments, restore).await,
+        Command::Migrate(migrate) => return Box::pin(migrate::run(&arguments, migrate)).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { to } => manual::pages(to)?,

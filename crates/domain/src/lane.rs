@@ -4,6 +4,7 @@
 //! version ever crosses lanes, so a device that was cloned, re-imaged or registered anew can never confirm or
 //! receive a password that was made for its other self. What the helpdesk is shown is the union over lanes.
 
+mod command;
 mod decide;
 mod events;
 mod policy;
@@ -13,6 +14,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::command::Command;
 pub use self::decide::{Decision, Heard, HeardKind, MintReason, Reply, Reported, decide, minted};
 pub use self::events::{Alarm, LaneEvent};
 pub use self::policy::RotationPolicy;

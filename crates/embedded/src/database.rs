@@ -25,9 +25,9 @@ use crate::writer::{Durability, Tools, Writer};
 #[derive(Clone)]
 pub struct OpenOptions {
     pub(crate) path: PathBuf,
-    beside: PathBuf,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    pub(crate) beside: PathBuf,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
     look_every: Duration,
     readers: usize,
 }
@@ -92,7 +92,7 @@ impl Database {
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
         let OpenOptions { path, beside, clock, entropy, look_every, readers } = options;
         let held = open::hold(&path)?;
-        let connection = open::writing(&path, &beside, clock.now(), &*entropy)?;
+        let connection = open::writing(&path, &beside, clock.now(), &*entropy, open::Use::Work)?;
         let watching = open::watching(&path)?;
         let signals = Arc::new(Signals::default());
         let threads = |source| OpenError::Threads { path: path.clone(), source };

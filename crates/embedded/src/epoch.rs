@@ -138,7 +138,13 @@ fn first(batch: &Batch<'_>, beside: &Path) -> Result<(), Failure> {
 
 /// Draws a new epoch. The second file is written first: if the store's part is not committed after all, the two
 /// differ, and the next who opens the store does this once more.
-fn renew(batch: &Batch<'_>, beside: &Path, actor: &str, reason: &str, detail: &str) -> Result<(), Failure> {
+pub(crate) fn renew(
+    batch: &Batch<'_>,
+    beside: &Path,
+    actor: &str,
+    reason: &str,
+    detail: &str,
+) -> Result<(), Failure> {
     let epoch: Epoch = batch.entropy.bytes();
     write(beside, epoch, 0)?;
     batch.execute(

@@ -32,6 +32,7 @@ mod lookups;
 mod results;
 
 mod backup;
+mod departure;
 mod upkeep;
 
 mod audit;
@@ -42,5 +43,6 @@ mod vault;
 
 pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore};
 pub use database::{Database, OpenOptions};
+pub use departure::{Departure, Left};
 pub use open::OpenError;
 pub use vault::{MasterKey, MasterKeys, NoMasterKey, SealedVault};

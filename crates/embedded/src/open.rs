@@ -14,7 +14,7 @@ use keyturn_domain::time::UnixMillis;
 use rusqlite::{Connection, OpenFlags};
 
 pub use self::error::OpenError;
-use crate::{epoch, schema};
+use crate::{departure, epoch, schema};
 
 /// Pages of this size hold a few messages each, and one commit of many small changes still touches few of them.
 const PAGE_SIZE: u32 = 8192;
@@ -27,6 +27,15 @@ const CHECKPOINT_PAGES: u32 = 4000;
 /// locks of a connection that another thread of this process made in between (see `checks`).
 static CREATING: Mutex<()> = Mutex::new(());
 
+/// What the file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The work of the deployment. A file that the state has left is refused.
+    Work,
+    /// Moving what is in it elsewhere.
+    Departure,
+}
+
 /// The connection that writes. Creates the file, refuses what is not ours, and brings the tables up to date.
 /// Settles whether the file was restored from a backup, before anybody reads it.
 pub(crate) fn writing(
@@ -34,6 +43,7 @@ pub(crate) fn writing(
     beside: &Path,
     now: UnixMillis,
     entropy: &dyn Entropy,
+    use_of: Use,
 ) -> Result<Connection, OpenError> {
     let _alone = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     let created = checks::create(path)?;
@@ -50,6 +60,9 @@ pub(crate) fn writing(
     schema::migrate(path, &mut connection)?;
     if !created {
         checks::content(path, &connection)?;
+    }
+    if use_of == Use::Work {
+        departure::refuse(path, &connection)?;
     }
     epoch::settle(path, beside, &mut connection, now, entropy)?;
     Ok(connection)
@@ -71,6 +84,17 @@ pub(crate) fn hold(path: &Path) -> Result<File, OpenError> {
     match file.try_lock_shared() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Replaced { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(unwritable(source)),
+    }
+}
+
+/// Takes the lock that nobody shares.
+pub(crate) fn hold_alone(path: &Path) -> Result<File, OpenError> {
+    let unwritable = |source| OpenError::Unwritable { path: path.to_owned(), source };
+    let file = lock(path).map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(unwritable(source)),
     }
 }

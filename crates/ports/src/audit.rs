@@ -57,6 +57,8 @@ pub enum Action {
     AuditAnchored,
     /// The passwords that devices may have were exported, sealed to an offline key.
     VaultExported,
+    /// The state began to move to another engine, or that was undone.
+    StoreMoved,
 }
 
 /// A row of the chain.

@@ -24,4 +24,6 @@ pub mod vault;
 pub mod audit;
 pub mod chores;
 
+pub mod moving;
+
 pub use error::{Error, Kind};

@@ -16,8 +16,9 @@ use tracing::debug;
 
 use crate::failure::Failure;
 use crate::listener::Listener;
+use crate::lookups::Lookups;
 use crate::open::{self, OpenError};
-use crate::pool::{Connections, Dialer, Lent};
+use crate::pool::{Connections, Dialer, Lent, Use};
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -68,6 +69,7 @@ struct Inner {
     dialer: Dialer,
     connections: Connections,
     signals: Arc<Signals>,
+    lookups: Lookups,
     listener: OnceLock<Listener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -88,10 +90,22 @@ impl Database {
         entropy: Arc<dyn Entropy>,
         times: Times,
     ) -> Result<Self, OpenError> {
+        Self::open_for(settings, clock, entropy, times, Use::Work)
+    }
+
+    /// The same, for more than work.
+    pub(crate) fn open_for(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        times: Times,
+        use_of: Use,
+    ) -> Result<Self, OpenError> {
         let given = (times == Times::Clock).then(|| Arc::clone(&clock));
-        let (dialer, connections) = open::open(settings, given)?;
+        let (dialer, connections) = open::open(settings, given, use_of)?;
         let (signals, listener) = (Arc::default(), OnceLock::new());
-        let inner = Inner { dialer, connections, signals, listener, clock, entropy };
+        let lookups = Lookups::default();
+        let inner = Inner { dialer, connections, signals, lookups, listener, clock, entropy };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -108,6 +122,16 @@ impl Database {
     /// The time that a statement goes by, for the function `now_ms`: null for the server's own.
     pub(crate) fn now_given(&self) -> Option<i64> {
         self.inner.dialer.now_given()
+    }
+
+    /// Who asks for results.
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.inner.lookups
+    }
+
+    /// How connections are made.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.inner.dialer
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {

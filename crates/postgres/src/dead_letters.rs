@@ -36,6 +36,7 @@ const REPLAY: &str = "WITH gone AS ( \
      SELECT onto, now_ms($1), now_ms($1), 0, request, device, body, '[]' FROM gone ORDER BY place), \
  counted AS ( \
      UPDATE queue_counters AS c SET total = c.total + (SELECT count(*) FROM gone WHERE onto = c.queue), \
+         sent = c.sent + (SELECT count(*) FROM gone WHERE onto = c.queue), \
          dead = c.dead - (SELECT count(*) FROM gone WHERE gone.queue = c.queue) \
      WHERE c.slot = pg_backend_pid() % 64) \
  SELECT id, queue, request, device FROM gone ORDER BY place";

@@ -21,10 +21,11 @@ use keyturn_ports::audit::{Action, NewRow};
 use tokio_postgres::Row;
 use tracing::error;
 
+use crate::arrival;
 use crate::audit;
 use crate::database::{Database, Mode};
 use crate::failure::Failure;
-use crate::pool::Session;
+use crate::pool::{Dialer, Session, Use};
 use crate::rows;
 
 /// The generation, as [`Generation::of`] reads it.
@@ -54,12 +55,19 @@ impl Generation {
     }
 }
 
-/// Compares where the database is with where it says that it is, and draws a new epoch where they differ. `now` is the
-/// time to note, or none for the server's.
-pub(crate) async fn settle(session: &Session, now: Option<i64>) -> Result<(), Failure> {
-    let compare = session.prepare("SELECT place, place_now() FROM epoch").await?;
+const COMPARE: &str =
+    "SELECT place, place_now(), (SELECT state FROM arrival WHERE state <> 'arrived') FROM epoch";
+
+/// Compares where the database is with where it says that it is, and draws a new epoch where they differ. Refuses one
+/// whose state is not all there.
+pub(crate) async fn settle(session: &Session, dialer: &Dialer) -> Result<(), Failure> {
+    let now = dialer.now_given();
+    let compare = session.prepare(COMPARE).await?;
     let found = session.client().query_one(&compare, &[]).await?;
     let (was, is): (String, String) = (rows::column(&found, 0)?, rows::column(&found, 1)?);
+    if rows::column::<Option<&str>>(&found, 2)?.is_some() && dialer.use_of() == Use::Work {
+        return Err(Failure::denied(arrival::NOT_THERE));
+    }
     if was == is {
         return Ok(());
     }
@@ -124,7 +132,7 @@ impl Database {
     /// Looks whether the database is where it was.
     pub(crate) async fn look_for_restore(&self) -> Result<(), Error> {
         self.retrying("looking whether the database was restored", async || {
-            settle(&*self.lend().await?, self.now_given()).await
+            settle(&*self.lend().await?, self.dialer()).await
         })
         .await
     }

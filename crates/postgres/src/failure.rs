@@ -5,6 +5,8 @@ use keyturn_ports::{Error, Kind};
 use keyturn_schemas::vault::SealError;
 use tokio_postgres::error::SqlState;
 
+use crate::tls;
+
 /// Why a piece of work on the database failed. It becomes a port's error where the name of the call is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -12,12 +14,13 @@ pub(crate) struct Failure {
     kind: Kind,
     detail: String,
     again: bool,
+    untrusted: bool,
 }
 
 impl Failure {
     /// A failure of this kind.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), again: false }
+        Self { kind, detail: detail.into(), again: false, untrusted: false }
     }
 
     /// The database will not do it for us.
@@ -45,6 +48,11 @@ impl Failure {
         self.again
     }
 
+    /// Whether whoever answered is not known to be the server.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        self.untrusted
+    }
+
     /// What a caller can do about it.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
@@ -53,6 +61,9 @@ impl Failure {
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(why) = tls::refused(&error) {
+            return Self { untrusted: true, ..Self::denied(why) };
+        }
         // The server's detail and hint are left out: they repeat rows.
         let detail = match error.as_db_error() {
             Some(said) => format!("PostgreSQL says: {} ({})", said.message(), said.code().code()),
@@ -68,7 +79,7 @@ impl From<tokio_postgres::Error> for Failure {
             None if detail.contains("deserializing column") => Kind::Corrupt,
             None => Kind::Unavailable,
         };
-        Self { kind, detail, again }
+        Self { kind, detail, again, untrusted: false }
     }
 }
 

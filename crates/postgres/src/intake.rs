@@ -28,7 +28,8 @@ const ACCEPT: &str = "WITH given AS ( \
      SELECT 1, now_ms($1), now_ms($1), 0, given.request, given.device, given.body, '[]' \
      FROM given JOIN remembered USING (nonce_ms, request) ORDER BY place), \
  counted AS ( \
-     UPDATE queue_counters SET total = total + (SELECT count(*) FROM remembered) \
+     UPDATE queue_counters SET total = total + (SELECT count(*) FROM remembered), \
+         sent = sent + (SELECT count(*) FROM remembered) \
      WHERE queue = 1 AND slot = pg_backend_pid() % 64) \
  SELECT nonce_ms, request FROM remembered";
 

@@ -10,7 +10,7 @@ mod rotations;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, MessageMark, VersionId};
-use keyturn_domain::lane::Lane;
+use keyturn_domain::lane::{Command, Lane};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerOperator, LedgerReader, Loaded, Wanted};
@@ -75,59 +75,27 @@ impl Ledger for Database {
 #[async_trait]
 impl LedgerOperator for Database {
     async fn force(&self, device: DeviceId, at: UnixMillis) -> Result<usize, Error> {
-        self.change_lanes(device, move |lane| force(lane, at)).await
+        self.change_lanes(device, Command::Force { at }).await
     }
 
     async fn close(&self, device: DeviceId, lane: LaneId, at: UnixMillis) -> Result<bool, Error> {
-        let close = move |one: &mut Lane| {
-            let named = one.key.id() == lane;
-            if named {
-                one.close(at);
-            }
-            named
-        };
-        Ok(self.change_lanes(device, close).await? > 0)
+        Ok(self.change_lanes(device, Command::Close { lane, at }).await? > 0)
     }
 
     async fn hold(&self, device: DeviceId, until: UnixMillis) -> Result<usize, Error> {
-        let hold = move |lane: &mut Lane| {
-            let open = lane.closed.is_none();
-            if open {
-                lane.hold(until);
-            }
-            open
-        };
-        self.change_lanes(device, hold).await
+        self.change_lanes(device, Command::Hold { until }).await
     }
 
     async fn release(&self, device: DeviceId) -> Result<usize, Error> {
-        self.change_lanes(device, |lane| {
-            let held = lane.held_until.is_some() || lane.on_hold.is_some();
-            lane.release();
-            held
-        })
-        .await
+        self.change_lanes(device, Command::Release).await
     }
 }
 
 impl Database {
-    /// Changes the lanes of a device for which `change` returns true. Returns how many there were.
-    async fn change_lanes(
-        &self,
-        device: DeviceId,
-        change: impl Fn(&mut Lane) -> bool + Send + Sync,
-    ) -> Result<usize, Error> {
-        self.retrying("changing lanes", async || lanes::change(self, device, &change).await).await
+    /// Does a command to the lanes of a device. Returns how many it was for.
+    async fn change_lanes(&self, device: DeviceId, command: Command) -> Result<usize, Error> {
+        self.retrying("changing lanes", async || lanes::change(self, device, command).await).await
     }
-}
-
-/// Asks for a rotation, unless the lane is closed.
-fn force(lane: &mut Lane, at: UnixMillis) -> bool {
-    let open = lane.closed.is_none();
-    if open {
-        lane.force(at);
-    }
-    open
 }
 
 /// The name under which an effect is remembered.

@@ -17,6 +17,7 @@ mod tls;
 mod open;
 mod schema;
 
+mod arrival;
 mod epoch;
 mod upkeep;
 
@@ -32,6 +33,7 @@ mod intake;
 mod queue;
 
 mod ledger;
+mod lookups;
 mod results;
 
 mod audit;
@@ -40,6 +42,7 @@ mod directory;
 
 mod vault;
 
+pub use arrival::{Arrival, Here, State};
 pub use database::{Database, Times};
 pub use open::OpenError;
 pub use settings::{Limits, Settings, SettingsError, Tls};

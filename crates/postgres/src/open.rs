@@ -6,9 +6,10 @@ use keyturn_domain::clock::Clock;
 use keyturn_ports::Kind;
 use tracing::warn;
 
+use crate::arrival;
 use crate::epoch;
 use crate::failure::Failure;
-use crate::pool::{Connections, Dialer, Session};
+use crate::pool::{Connections, Dialer, Session, Use};
 use crate::schema::{self, Found, KNOWN};
 use crate::settings::Settings;
 use crate::tls::{Maker, TlsError};
@@ -30,6 +31,14 @@ pub enum OpenError {
         /// The database.
         place: String,
         /// What happened.
+        detail: String,
+    },
+    /// Who answers is not known to be the server.
+    #[error("{place} is not trusted: {detail}")]
+    Untrusted {
+        /// The database.
+        place: String,
+        /// Why, and what mends it.
         detail: String,
     },
     /// The server does not let us in, or does not let us do what we have to.
@@ -67,6 +76,12 @@ pub enum OpenError {
         /// Its schema.
         found: i64,
     },
+    /// The state of another installation is on its way here, or went back.
+    #[error("{place}: {}", arrival::NOT_THERE)]
+    NotThere {
+        /// The database.
+        place: String,
+    },
     /// Anything else.
     #[error("{place} cannot be opened: {detail}")]
     Other {
@@ -82,10 +97,11 @@ pub enum OpenError {
 pub(crate) fn open(
     settings: &Settings,
     clock: Option<Arc<dyn Clock>>,
+    use_of: Use,
 ) -> Result<(Dialer, Connections), OpenError> {
     let place = settings.to_string();
     let other = |detail: String| OpenError::Other { place: place.clone(), detail };
-    let dialer = Dialer::new(settings.clone(), Maker::new(settings)?, clock);
+    let dialer = Dialer::new(settings.clone(), Maker::new(settings)?, clock, use_of);
     let connections = Connections::new(dialer.clone()).map_err(|error| other(error.to_string()))?;
     let checking = dialer.clone();
     let checked = std::thread::Builder::new().name("keyturn-open".to_owned()).spawn(move || {
@@ -99,7 +115,11 @@ pub(crate) fn open(
         Ok(Ok(Checked::Usable)) => Ok((dialer, connections)),
         Ok(Ok(Checked::OldServer(found))) => Err(OpenError::OldServer { place, found }),
         Ok(Ok(Checked::Encoding(found))) => Err(OpenError::Encoding { place, found }),
+        Ok(Ok(Checked::NotThere)) => Err(OpenError::NotThere { place }),
         Ok(Ok(Checked::Newer(found))) => Err(OpenError::Newer { place, found }),
+        Ok(Err(failure)) if failure.is_untrusted() => {
+            Err(OpenError::Untrusted { place, detail: failure.to_string() })
+        }
         Ok(Err(failure)) => Err(match failure.kind() {
             Kind::Unavailable => OpenError::Unreachable { place, detail: failure.to_string() },
             Kind::Denied => OpenError::Denied { place, detail: failure.to_string() },
@@ -114,6 +134,7 @@ enum Checked {
     OldServer(String),
     Encoding(String),
     Newer(i64),
+    NotThere,
 }
 
 async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
@@ -136,7 +157,11 @@ async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
     }
     Ok(match schema::migrate(session.client()).await? {
         Found::Usable => {
-            epoch::settle(&session, dialer.now_given()).await?;
+            let state = arrival::state(&session).await?;
+            if dialer.use_of() == Use::Work && state.is_some_and(|state| state != arrival::State::Arrived) {
+                return Ok(Checked::NotThere);
+            }
+            epoch::settle(&session, dialer).await?;
             Checked::Usable
         }
         Found::Newer(found) => Checked::Newer(found),

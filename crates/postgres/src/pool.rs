@@ -45,12 +45,27 @@ pub(crate) struct Dialer {
     settings: Settings,
     tls: Maker,
     clock: Option<Arc<dyn Clock>>,
+    use_of: Use,
+}
+
+/// What connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The work of the deployment. A database whose state is not all there is refused.
+    Work,
+    /// Moving the state into it.
+    Arrival,
 }
 
 impl Dialer {
     /// A dialer for these settings. Without a clock, times are the server's.
-    pub(crate) fn new(settings: Settings, tls: Maker, clock: Option<Arc<dyn Clock>>) -> Self {
-        Self { settings, tls, clock }
+    pub(crate) fn new(settings: Settings, tls: Maker, clock: Option<Arc<dyn Clock>>, use_of: Use) -> Self {
+        Self { settings, tls, clock, use_of }
+    }
+
+    /// What its connections are for.
+    pub(crate) fn use_of(&self) -> Use {
+        self.use_of
     }
 
     /// The time that a statement goes by, for the function `now_ms`: null for the server's own.
@@ -177,7 +192,7 @@ impl Manager for Dialer {
         tokio::spawn(wire.drive(|_| ()));
         let session = Session::settled_in(client, &self.settings.limits).await?;
         // Connections are made anew when the server comes back, perhaps with what a backup had.
-        epoch::settle(&session, self.now_given()).await?;
+        epoch::settle(&session, self).await?;
         Ok(session)
     }
 

@@ -119,8 +119,9 @@ async fn depth(database: &Database, queue: QueueName) -> Result<Depth, Failure> 
     let sql = "SELECT counted.total, counted.dead, \
          (SELECT count(lease) FROM (SELECT lease FROM messages WHERE queue = $1 AND visible_at > now_ms($2) \
           ORDER BY visible_at LIMIT $3) AS hidden), \
-         (SELECT enqueued_at FROM messages WHERE queue = $1 ORDER BY id LIMIT 1) \
-         FROM (SELECT greatest(sum(total), 0)::bigint AS total, greatest(sum(dead), 0)::bigint AS dead \
+         (SELECT enqueued_at FROM messages WHERE queue = $1 ORDER BY id LIMIT 1), counted.sent \
+         FROM (SELECT greatest(sum(total), 0)::bigint AS total, greatest(sum(dead), 0)::bigint AS dead, \
+               sum(sent)::bigint AS sent \
                FROM queue_counters WHERE queue = $1) AS counted";
     let found =
         database.read(sql, &[&rows::queue_code(queue), &database.now_given(), &LEASES_COUNTED]).await?;
@@ -131,7 +132,6 @@ async fn depth(database: &Database, queue: QueueName) -> Result<Depth, Failure> 
         dead: rows::number(row, 1)?,
         leased: rows::number(row, 2)?,
         oldest: oldest.map(|_| rows::time(row, 3)).transpose()?,
-        // Numbers of messages are given by a sequence of all queues, and lost with transactions that are undone.
-        sent: None,
+        sent: Some(rows::number(row, 4)?),
     })
 }

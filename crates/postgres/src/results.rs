@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 
 use crate::database::{Database, Mode, Param};
 use crate::failure::Failure;
+use crate::lookups::look_up;
 use crate::rows;
 use crate::signals::Woken;
 
@@ -35,12 +36,7 @@ const KNOWN: &str =
 #[async_trait]
 impl ResultReader for Database {
     async fn result(&self, request: RequestId) -> Result<Option<ResultBody>, Error> {
-        let request = request.as_bytes().as_slice();
-        let sql = "SELECT body FROM results WHERE request = $1 AND expires_at > now_ms($2)";
-        self.retrying("reading a result", async || {
-            self.read(sql, &[&request, &self.now_given()]).await?.first().map(body).transpose()
-        })
-        .await
+        look_up(self, request).await
     }
 
     async fn publication(&self, _: RequestId) {
@@ -48,11 +44,6 @@ impl ResultReader for Database {
         rung.as_mut().enable();
         drop(tokio::time::timeout(self.look_every().saturating_mul(LOOK_SELDOM), rung).await);
     }
-}
-
-fn body(row: &Row) -> Result<ResultBody, Failure> {
-    let refused = rows::column::<Option<&[u8]>>(row, 0)?.is_none();
-    if refused { Ok(ResultBody::Refused) } else { rows::bytes_as_text(row, 0).map(ResultBody::Signed) }
 }
 
 #[async_trait]

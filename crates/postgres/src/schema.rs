@@ -10,8 +10,14 @@ use tokio_postgres::error::SqlState;
 use crate::failure::Failure;
 
 /// Each makes a database one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("schema/0001_tables.sql"), include_str!("schema/0002_chores.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema/0001_tables.sql"),
+    include_str!("schema/0002_chores.sql"),
+    include_str!("schema/0003_arrival.sql"),
+];
+
+/// The first schema whose releases know that a state may not be all there.
+pub(crate) const KNOWS_ARRIVALS: i64 = 3;
 
 /// The newest schema this release knows.
 pub(crate) const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;

@@ -56,6 +56,37 @@ impl Maker {
     }
 }
 
+/// Why TLS with whoever answered came to nothing, and what mends it; None if the error is about something else.
+pub(crate) fn refused(error: &tokio_postgres::Error) -> Option<String> {
+    let mut cause = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(one) = cause {
+        let inner = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(error) = inner.or_else(|| one.downcast_ref()) {
+            return Some(mend(error));
+        }
+        cause = one.source();
+    }
+    None
+}
+
+fn mend(error: &rustls::Error) -> String {
+    use rustls::CertificateError::{BadSignature, NotValidForName, NotValidForNameContext, UnknownIssuer};
+    match error {
+        // A root of the same name and with another key is not its root either.
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
+            "its certificate is of an authority that is not trusted here; name the file of its roots in \
+             state.postgres.roots"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "its certificate is for another name than the host in state.postgres.url; use a name that it is for"
+                .to_owned()
+        }
+        other => format!("TLS with it came to nothing: {other}"),
+    }
+}
+
 fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
     let wrong = |detail: String| TlsError::Roots { file: file.display().to_string(), detail };
     let mut store = RootCertStore::empty();

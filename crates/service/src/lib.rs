@@ -10,6 +10,7 @@ pub mod config;
 pub mod engines;
 pub mod fleet;
 pub mod keys;
+pub mod migration;
 pub mod recovery;
 
 pub mod host;

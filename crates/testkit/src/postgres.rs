@@ -175,6 +175,27 @@ impl Cluster {
         self.start();
     }
 
+    /// Has the server take TLS with passwords on this port of 127.0.0.1, and nothing else there. Its socket moves along
+    /// with the port: what asks through that has to be done before.
+    pub fn serve_tls(&self, port: u16, certificate: &str, key: &str) {
+        self.stop();
+        let host = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        for (name, content) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", host)] {
+            let path = self.data().join(name);
+            // One that is replaced is the server's already; a new one has to become it.
+            fs::write(&path, content).expect("a file for the server");
+            give_to_server(&path);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("one's own file");
+        }
+        self.configure(&format!("listen_addresses = '127.0.0.1'\nport = {port}\nssl = on"));
+        self.start();
+    }
+
+    /// What the server wrote into its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).expect("a log")
+    }
+
     /// Adds a line to the server's configuration; it counts from the next start on.
     pub fn configure(&self, line: &str) {
         let mut file =

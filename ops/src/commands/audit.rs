@@ -77,5 +77,6 @@ fn word(action: Action) -> &'static str {
         Action::RotationHeld => "rotation held",
         Action::AuditAnchored => "audit anchored",
         Action::VaultExported => "vault exported",
+        Action::StoreMoved => "store moved",
     }
 }

@@ -101,6 +101,7 @@ fn word(action: Action) -> &'static str {
         Action::VaultRecovered => "VaultRecovered",
         Action::BackupMade => "BackupMade",
         Action::StoreRestored => "StoreRestored",
+        Action::StoreMoved => "StoreMoved",
     }
 }
 

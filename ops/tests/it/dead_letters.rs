@@ -22,12 +22,12 @@ use serde_json::Value;
 use crate::deployment::{Deployment, Registration, register, text};
 use crate::keys::World;
 
-fn engines(deployment: &Deployment) -> Engines {
+pub(crate) fn engines(deployment: &Deployment) -> Engines {
     Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap()
 }
 
 /// Sends a message to a queue and gives up on it.
-async fn bury(
+pub(crate) async fn bury(
     deployment: &Deployment,
     queue: QueueName,
     message: NewMessage,

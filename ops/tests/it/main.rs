@@ -16,6 +16,7 @@ mod hostile;
 mod key_vault;
 mod keys;
 mod many_letters;
+mod migrate;
 mod operate;
 mod processes;
 mod recovery;

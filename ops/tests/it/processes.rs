@@ -25,7 +25,7 @@ use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
 use crate::deployment::{Deployment, Registration, register};
 
-const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
+pub(crate) const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
 const DEVICES: usize = 5;
 const ROUNDS: usize = 8;
 
@@ -37,7 +37,7 @@ const ROUNDS_ON_POSTGRESQL: usize = 4;
 const ROUNDS_ON_AZURITE: usize = 3;
 
 /// One role's process.
-struct Role {
+pub(crate) struct Role {
     name: &'static str,
     child: Child,
 }
@@ -251,7 +251,7 @@ async fn nothing_is_lost(deployment: &Deployment, devices: &[Device], rounds: us
 }
 
 impl Role {
-    fn start(name: &'static str, deployment: &Deployment) -> Self {
+    pub(crate) fn start(name: &'static str, deployment: &Deployment) -> Self {
         let child = Command::new(binary(&format!("keyturn-{name}")))
             .arg("--config")
             .arg(deployment.config())
@@ -276,7 +276,7 @@ impl Role {
     }
 
     /// Ends the role as systemd does, and expects it to end well.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success(), "{} does not end cleanly on SIGTERM", self.name);
@@ -309,6 +309,11 @@ impl Device {
         let accounts = accounts(&state);
         let settings = Settings { state, ..self.settings.clone() };
         Self { name: self.name.clone(), settings, accounts: Arc::new(accounts), accepted: Arc::default() }
+    }
+
+    /// The messages that were answered with 202.
+    pub(crate) fn accepted(&self) -> Vec<RequestId> {
+        self.accepted.0.lock().unwrap().clone()
     }
 
     pub(crate) fn id(&self) -> keyturn_domain::ids::DeviceId {
@@ -393,7 +398,7 @@ pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAdd
 
 /// Builds the roles' binaries: this package's tests do not depend on them. With the same features as the tests of
 /// the whole workspace, so that nothing is built twice.
-fn build() {
+pub(crate) fn build() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--quiet", "--offline", "--workspace", "--bins", "--tests"]);
     assert!(command.status().unwrap().success());
@@ -409,7 +414,7 @@ pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn random(bound: u32) -> u32 {
+pub(crate) fn random(bound: u32) -> u32 {
     let entropy: &dyn Entropy = &SystemEntropy;
     entropy.below(bound)
 }

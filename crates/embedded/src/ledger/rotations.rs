@@ -6,13 +6,14 @@ use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
+use keyturn_domain::lane::Command;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::rotations::{Job, JobId, NewJob, Rotations, Step};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::{change_lanes, force};
+use super::change_lanes;
 use crate::audit;
 use crate::batch::Batch;
 use crate::database::Database;
@@ -125,7 +126,7 @@ fn step(batch: &mut Batch<'_>, id: JobId, at: UnixMillis, actor: &str) -> Result
         detail: format!("job {}", id.0),
     };
     audit::append(batch, &row)?;
-    let open = change_lanes(batch, device, &|lane| force(lane, at))?;
+    let open = change_lanes(batch, device, Command::Force { at })?;
     batch.execute(
         "UPDATE rotation_job_devices SET asked_at = ?3 WHERE job = ?1 AND place = ?2",
         (number(id), place, rows::to_column(at)),

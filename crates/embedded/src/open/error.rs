@@ -80,8 +80,47 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The state is on its way to another engine.
+    #[error(
+        "KT-0301: the state in {} is moving to {to} and is not all there: run the same `keyturn migrate` again, or give \
+         it up with `keyturn migrate --undo`",
+        path.display()
+    )]
+    Leaving {
+        /// The file.
+        path: PathBuf,
+        /// Where it moves.
+        to: String,
+    },
+    /// The state is on another engine.
+    #[error(
+        "KT-0301: the state in {} has moved to {to}: start this process with the configuration that names it; see \
+         docs/POSTGRESQL.md",
+        path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// Where it moved.
+        to: String,
+    },
+    /// Somebody uses the file that is to be moved.
+    #[error("{} is in use: stop every process of the deployment, then try again", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is nothing to move.
+    #[error("there is no database at {}: name the configuration of the deployment that is to move", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is being replaced.
-    #[error("{} is being replaced by a backup: wait until `keyturn restore` has ended, then try again", path.display())]
+    #[error(
+        "{} is being replaced or moved: wait until `keyturn restore` or `keyturn migrate` has ended, then try again",
+        path.display()
+    )]
     Replaced {
         /// The file.
         path: PathBuf,

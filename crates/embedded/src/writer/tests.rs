@@ -23,6 +23,7 @@ fn tools() -> (TempDir, Tools) {
         &folder.path().join("keyturn.db.epoch"),
         UnixMillis(1),
         &SystemEntropy,
+        open::Use::Work,
     )
     .unwrap();
     let signals = Arc::new(Signals::default());

@@ -2,7 +2,7 @@
 
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::label::Label;
-use keyturn_domain::lane::Lane;
+use keyturn_domain::lane::{Command, Lane};
 use keyturn_ports::ledger::{MARKS_REMEMBERED, Stored};
 use tokio_postgres::Row;
 
@@ -161,25 +161,21 @@ fn label(label: &Label) -> Option<String> {
     Some(rows::folded(label.as_str())).filter(|label| !label.is_empty())
 }
 
-/// Changes the lanes of a device for which `change` returns true. Returns how many there were.
+/// Does a command to the lanes of a device. Returns how many it was for.
 pub(super) async fn change(
     database: &Database,
     device: DeviceId,
-    change: &(impl Fn(&mut Lane) -> bool + Sync),
+    command: Command,
 ) -> Result<usize, Failure> {
     let (work, _) = database.begin(Mode::Told, &[]).await?;
-    match change_within(&work, device, change).await {
+    match change_within(&work, device, command).await {
         Ok(changed) => work.commit(&[]).await.map(|_| changed),
         Err(failure) => Err(work.undo(failure).await),
     }
 }
 
 /// The same, in a transaction that does more.
-pub(super) async fn change_within(
-    work: &Work,
-    device: DeviceId,
-    change: &(impl Fn(&mut Lane) -> bool + Sync),
-) -> Result<usize, Failure> {
+pub(super) async fn change_within(work: &Work, device: DeviceId, command: Command) -> Result<usize, Failure> {
     let held = lanes!("WHERE device = $1 ORDER BY lane FOR UPDATE");
     let device = device.as_bytes().as_slice();
     let found = work.run(&[(held, &[&device]), (GENERATION, &[])]).await?;
@@ -190,7 +186,7 @@ pub(super) async fn change_within(
     let mut columns = Columns::default();
     for row in lanes {
         let (mut stored, mut known) = lane(row, generation)?;
-        if change(&mut stored.value) {
+        if command.apply(&mut stored.value) {
             known.advance(&stored.value, generation);
             columns.push(&stored.value, &known)?;
         }

@@ -7,13 +7,14 @@ use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
+use keyturn_domain::lane::Command;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::rotations::{Job, JobId, NewJob, Rotations, Step};
 use tokio_postgres::Row;
 
-use super::{force, lanes};
+use super::lanes;
 use crate::audit;
 use crate::database::{Database, Mode, Param, Work};
 use crate::failure::Failure;
@@ -142,7 +143,7 @@ async fn step(
     let missing = || Failure::corrupt(format!("job {id}"), "it lists fewer devices than it has");
     let device = rows::device(next.ok_or_else(missing)?, 0)?;
     // The lanes come before the audit, whose lock everybody waits for.
-    let open = lanes::change_within(work, device, &|lane| force(lane, at)).await?;
+    let open = lanes::change_within(work, device, Command::Force { at }).await?;
     work.run(&[(ASKED, &[&id, &place, &when]), (COUNT, &[&id, &when])]).await?;
     let row = NewRow {
         at,

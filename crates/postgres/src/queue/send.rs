@@ -24,7 +24,7 @@ impl Batch {
      sent AS ( \
          INSERT INTO messages (queue, visible_at, enqueued_at, deliveries, request, device, body, attempts) \
          SELECT queue, now_ms($1), now_ms($1), 0, request, device, body, '[]' FROM given ORDER BY place) \
-     UPDATE queue_counters AS c SET total = c.total + g.n \
+     UPDATE queue_counters AS c SET total = c.total + g.n, sent = c.sent + g.n \
      FROM (SELECT queue, count(*) AS n FROM given GROUP BY queue) AS g \
      WHERE c.queue = g.queue AND c.slot = pg_backend_pid() % 64";
 
