@@ -7,8 +7,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use keyturn_domain::lane::Order;
 use keyturn_domain::network::Client;
+use keyturn_pipeline::measures::Meter;
 use keyturn_ports::intake::{Accepted, Submission};
-use keyturn_ports::queue::NewMessage;
+use keyturn_ports::queue::{NewMessage, QueueName};
 use keyturn_schemas::answers::TicketAnswer;
 use keyturn_schemas::envelope::{Envelope, Stamped, TraceParent};
 use keyturn_schemas::message::{MessageKind, SignedMessage, VerifiedMessage};
@@ -86,6 +87,7 @@ async fn enqueue(
         Ok([Accepted::New]) => {
             info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "message is accepted");
             metrics::counter!("keyturn_accepted_total", "outcome" => "new").increment(1);
+            Meter::of(&*ingress.ports.queue, QueueName::Requests).sent(1);
             Ok(())
         }
         Ok([Accepted::Known]) => {

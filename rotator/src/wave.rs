@@ -109,7 +109,8 @@ impl Inner {
                 Committed::Duplicate => done.push((case.slot, Handled::done())),
                 Committed::Applied => {
                     tell(&case.judged, commit);
-                    done.push((case.slot, Handled::done()));
+                    let sent = commit.outbox.iter().map(|(queue, _)| *queue);
+                    done.push((case.slot, Handled::having_sent(sent)));
                 }
             }
         }

@@ -10,6 +10,11 @@ use keyturn_ports::queue::{DeadReason, Leased, NewMessage, QueueName};
 /// await; it must leave nothing behind that makes the repeat come out differently.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// What it does with messages, in a word for telemetry (`messaging.operation.name` of OpenTelemetry).
+    fn operation(&self) -> &'static str {
+        "process"
+    }
+
     /// Handles a batch. The answers are in the order of `batch`, one for each; what fails for one message must
     /// not fail the others.
     async fn handle(&self, batch: &[Leased]) -> Vec<Handled>;
@@ -22,6 +27,9 @@ pub struct Handled {
     pub verdict: Verdict,
     /// What to send on, no later than the message is completed.
     pub forward: Vec<(QueueName, NewMessage)>,
+    /// Where messages were sent on already, one entry for each, in a transaction of the handler's own. For telemetry
+    /// alone.
+    pub sent: Vec<QueueName>,
 }
 
 /// Whether a message is done.
@@ -48,22 +56,27 @@ pub enum Failure {
 impl Handled {
     /// Done, with nothing to send on.
     pub fn done() -> Self {
-        Self { verdict: Verdict::Done, forward: Vec::new() }
+        Self { verdict: Verdict::Done, forward: Vec::new(), sent: Vec::new() }
     }
 
     /// Done, with one message to send on.
     pub fn forward(queue: QueueName, message: NewMessage) -> Self {
-        Self { verdict: Verdict::Done, forward: vec![(queue, message)] }
+        Self { verdict: Verdict::Done, forward: vec![(queue, message)], sent: Vec::new() }
+    }
+
+    /// Done, with messages sent on in a transaction of the handler's own.
+    pub fn having_sent(queues: impl IntoIterator<Item = QueueName>) -> Self {
+        Self { verdict: Verdict::Done, forward: Vec::new(), sent: queues.into_iter().collect() }
     }
 
     /// Not now.
     pub fn failed(failure: Failure) -> Self {
-        Self { verdict: Verdict::Failed(failure), forward: Vec::new() }
+        Self { verdict: Verdict::Failed(failure), forward: Vec::new(), sent: Vec::new() }
     }
 
     /// Never.
     pub fn dead(reason: DeadReason, error: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Dead(reason, error.into()), forward: Vec::new() }
+        Self { verdict: Verdict::Dead(reason, error.into()), forward: Vec::new(), sent: Vec::new() }
     }
 }
 

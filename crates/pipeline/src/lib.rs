@@ -4,12 +4,13 @@
 //! and what it had leased comes back to another.
 //!
 //! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
-//! dead letter), [`replay`], [`hops`] (queues of several engines).
+//! dead letter), [`replay`], [`hops`] (queues of several engines), [`measures`].
 
 pub mod handler;
 pub mod worker;
 
 pub mod decode;
+pub mod measures;
 pub mod settle;
 
 pub mod hops;

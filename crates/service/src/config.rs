@@ -257,7 +257,7 @@ impl Sections {
 
     /// What would be forgotten too early, and what would stand still.
     fn unkept(&self) -> Vec<String> {
-        let Self { trust, retention, backup, .. } = self;
+        let Self { trust, retention, backup, health, .. } = self;
         let rules = [
             (
                 retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
@@ -273,6 +273,10 @@ impl Sections {
                 "retention.every: must be 1s to 1h",
             ),
             (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
+            (
+                !health.fleet_every.0.is_zero() && health.fleet_every.0 < Duration::from_secs(1),
+                "health.fleet_every: must be at least 1s, or 0s for never",
+            ),
             (backup.pages == 0, "backup.pages: must be at least 1"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, problem)| problem.to_owned()).collect()

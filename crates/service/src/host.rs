@@ -21,6 +21,8 @@ use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
 use crate::upkeep::Tender;
+use crate::upkeep::audit::Watch;
+use crate::upkeep::fleet::Census;
 
 /// A process that hosts one role, or all of them.
 #[derive(Clone)]
@@ -72,15 +74,24 @@ impl Host {
         })
     }
 
-    /// Looks after the store until the process is to end. One process of a deployment is enough; several do no harm.
+    /// Looks after the store, and counts the fleet, until the process is to end. One process of a deployment is enough; several do no harm.
     pub async fn tend(&self) {
         let tender = Tender {
             upkeep: self.engines.upkeep(),
             clock: self.engines.clock(),
             retention: self.config.sections.retention.clone(),
             old_letters: 0,
+            audit: Watch::new(self.engines.audit()),
         };
-        tender.run(self.stop.clone()).await;
+        let census = Census {
+            ledger: self.engines.ledger_reader(),
+            directory: self.engines.directory(),
+            policies: self.config.policies.clone(),
+            clock: self.engines.clock(),
+            every: self.config.sections.health.fleet_every.0,
+            pause: self.config.sections.retention.pause.0,
+        };
+        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()));
     }
 
     /// A worker on a queue, not yet running.

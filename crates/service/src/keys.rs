@@ -27,6 +27,8 @@ use keyturn_schemas::ticket::TicketKeys;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
+use crate::expiry;
+
 pub use self::reload::LOOK;
 pub use self::replace::replace;
 
@@ -202,7 +204,8 @@ impl KeyStore {
         let text = fs::read_to_string(&path)
             .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
         let text = text.trim().to_owned();
-        key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
+        let set = key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
+        expiry::note("key_set", set.not_after);
         Ok(text)
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -97,6 +98,7 @@ where
 {
     let config = Config::load(&arguments.config)?;
     telemetry::start_logs(&config.sections.logs)?;
+    let metrics = telemetry::start_metrics();
     let host = host_as(config, &format!("keyturn-{name}"))?;
     obey_signals(&host)?;
     let health = &host.config.sections.health;
@@ -107,7 +109,7 @@ where
         _ => &health.notifier,
     };
     let address = arguments.health.unwrap_or_else(|| configured.clone());
-    let answering = answer(&host, &address, telemetry::start_metrics()).await?;
+    let answering = answer(&host, &address, metrics).await?;
     info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
     let stop = host.stop.clone();
     let ended = role(host).await;
@@ -135,6 +137,9 @@ pub async fn answer(
     address: &str,
     metrics: Option<PrometheusHandle>,
 ) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    if let Some(metrics) = metrics.clone() {
+        tokio::spawn(keep_small(metrics, host.stop.clone()));
+    }
     if address == "off" {
         return Ok(tokio::spawn(async {}));
     }
@@ -142,6 +147,17 @@ pub async fn answer(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let router = health::router(host.engines.queue(), host.engines.clock(), metrics);
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
+}
+
+/// How often measurements are put together.
+const PUT_TOGETHER: Duration = Duration::from_secs(5);
+
+/// Puts measurements together from time to time. Otherwise each one is kept until somebody asks for `/metrics`, which
+/// nobody may ever do.
+async fn keep_small(metrics: PrometheusHandle, stop: CancellationToken) {
+    while tokio::time::timeout(PUT_TOGETHER, stop.cancelled()).await.is_err() {
+        metrics.run_upkeep();
+    }
 }
 
 /// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and

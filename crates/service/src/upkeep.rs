@@ -12,6 +12,9 @@ use tracing::{info, warn};
 
 use crate::config::Retention;
 
+pub(crate) mod audit;
+pub(crate) mod fleet;
+
 /// Looks after a store.
 pub(crate) struct Tender {
     pub(crate) upkeep: Arc<dyn Upkeep>,
@@ -19,6 +22,8 @@ pub(crate) struct Tender {
     pub(crate) retention: Retention,
     /// How many dead letters were too old when it was last looked.
     pub(crate) old_letters: u64,
+    /// The audit.
+    pub(crate) audit: audit::Watch,
 }
 
 impl Tender {
@@ -29,6 +34,7 @@ impl Tender {
             if let Err(error) = self.round(&stop).await {
                 warn!(%error, "looking after the store failed, it is tried again");
             }
+            self.audit.round(self.clock.now(), self.retention.pause.0, &stop).await;
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(every) => {} }
         }
     }

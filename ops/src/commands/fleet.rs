@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use keyturn_domain::fleet::{Standing, standing};
 use keyturn_domain::ids::DeviceId;
-use keyturn_domain::lane::Lane;
-use keyturn_domain::policies::Policies;
-use keyturn_domain::time::UnixMillis;
-use serde::Serialize;
 use serde_json::json;
 
 use super::Deployment;
@@ -15,85 +12,6 @@ use crate::output;
 
 /// Devices read at once.
 const PAGE: usize = 500;
-
-/// How a device stands. The first that holds, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
-    /// The directory does not list it, and passwords are known of it.
-    Orphaned,
-    /// It gets no new password for now.
-    OnHold,
-    /// No password was ever made for it.
-    NeverEscrowed,
-    /// Passwords were made, and it has not said that it uses one.
-    Unverified,
-    /// It confirmed a password, and the next one is due.
-    Overdue,
-    /// It confirmed its password, and the next one is not due.
-    Confirmed,
-}
-
-impl Standing {
-    const ALL: [Self; 6] =
-        [Self::Confirmed, Self::Overdue, Self::NeverEscrowed, Self::Unverified, Self::OnHold, Self::Orphaned];
-
-    pub(super) const fn words(self) -> &'static str {
-        match self {
-            Self::Orphaned => "orphaned",
-            Self::OnHold => "on hold",
-            Self::NeverEscrowed => "never escrowed",
-            Self::Unverified => "unverified",
-            Self::Overdue => "overdue",
-            Self::Confirmed => "confirmed",
-        }
-    }
-
-    const fn meaning(self) -> &'static str {
-        match self {
-            Self::Orphaned => "the directory does not list it, its passwords are kept",
-            Self::OnHold => "it gets no new password for now",
-            Self::NeverEscrowed => "no password was ever made for it",
-            Self::Unverified => "it has not said which of its passwords it uses",
-            Self::Overdue => "it uses a known password, and should have come for the next",
-            Self::Confirmed => "it uses a known password, and the next is not due",
-        }
-    }
-}
-
-/// How a device with these lanes stands.
-pub(super) fn standing(
-    device: DeviceId,
-    listed: bool,
-    lanes: &[Lane],
-    policies: &Policies,
-    now: UnixMillis,
-) -> Standing {
-    let open: Vec<&Lane> = lanes.iter().filter(|lane| lane.closed.is_none()).collect();
-    let due = next_due(device, lanes, policies);
-    if !listed {
-        Standing::Orphaned
-    } else if open.iter().any(|lane| lane.held(now).is_some()) {
-        Standing::OnHold
-    } else if !open.iter().any(|lane| lane.has_versions()) {
-        Standing::NeverEscrowed
-    } else {
-        match due {
-            None => Standing::Unverified,
-            Some(due) if due <= now => Standing::Overdue,
-            Some(_) => Standing::Confirmed,
-        }
-    }
-}
-
-/// When the next password is due: of the lane that was confirmed last, at once if a rotation was asked for.
-pub(super) fn next_due(device: DeviceId, lanes: &[Lane], policies: &Policies) -> Option<UnixMillis> {
-    let confirmed = lanes.iter().filter(|lane| lane.closed.is_none());
-    let confirmed = confirmed.filter_map(|lane| Some((lane.confirmed?.at, lane)));
-    let (at, lane) = confirmed.max_by_key(|(at, _)| *at)?;
-    let every = policies.choose(device, &lane.about).rotation.update_frequency;
-    Some(lane.forced.unwrap_or(at.plus(every)).min(at.plus(every)))
-}
 
 pub(super) async fn run(deployment: &Deployment, list: bool) -> Result<()> {
     let now = deployment.engines.clock().now();

@@ -1,6 +1,7 @@
 //! `keyturn device list` and `device show`: what is known of devices, in words. No password, ever.
 
 use anyhow::Result;
+use keyturn_domain::fleet;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
 use keyturn_domain::time::UnixMillis;
@@ -10,7 +11,7 @@ use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Deployment, fleet};
+use super::Deployment;
 use crate::cli::Output;
 use crate::output;
 use crate::output::say;

@@ -33,10 +33,11 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
         );
     }
     telemetry::start_logs(&config.sections.logs)?;
+    let metrics = telemetry::start_metrics();
     let host = shell::host(config)?;
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
-    let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
+    let answering = shell::answer(&host, &health, metrics).await?;
     let roles = Roles::new(host.clone());
     let workers = roles.work()?;
     let (address, serving) = roles.serve().await?;

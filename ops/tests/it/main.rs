@@ -13,6 +13,7 @@ mod graph;
 mod hostile;
 mod key_vault;
 mod keys;
+mod metrics;
 mod processes;
 mod recovery;
 mod restore;

@@ -25,7 +25,7 @@ use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
 use crate::deployment::{Deployment, Registration, register};
 
-const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
+pub(crate) const ROLES: [&str; 4] = ["ingress", "validator", "rotator", "notifier"];
 const DEVICES: usize = 5;
 const ROUNDS: usize = 8;
 
@@ -37,7 +37,7 @@ const ROUNDS_ON_POSTGRESQL: usize = 4;
 const ROUNDS_ON_AZURITE: usize = 3;
 
 /// One role's process.
-struct Role {
+pub(crate) struct Role {
     name: &'static str,
     child: Child,
 }
@@ -252,10 +252,15 @@ async fn nothing_is_lost(deployment: &Deployment, devices: &[Device], rounds: us
 
 impl Role {
     fn start(name: &'static str, deployment: &Deployment) -> Self {
+        Self::answering(name, deployment, "off")
+    }
+
+    /// One that answers health questions at this address.
+    pub(crate) fn answering(name: &'static str, deployment: &Deployment, health: &str) -> Self {
         let child = Command::new(binary(&format!("keyturn-{name}")))
             .arg("--config")
             .arg(deployment.config())
-            .args(["--health", "off"])
+            .args(["--health", health])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -276,7 +281,7 @@ impl Role {
     }
 
     /// Ends the role as systemd does, and expects it to end well.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success(), "{} does not end cleanly on SIGTERM", self.name);
@@ -393,7 +398,7 @@ pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAdd
 
 /// Builds the roles' binaries: this package's tests do not depend on them. With the same features as the tests of
 /// the whole workspace, so that nothing is built twice.
-fn build() {
+pub(crate) fn build() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--quiet", "--offline", "--workspace", "--bins", "--tests"]);
     assert!(command.status().unwrap().success());

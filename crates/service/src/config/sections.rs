@@ -546,6 +546,10 @@ pub struct Health {
     /// The notifier.
     #[config(default = "127.0.0.1:9104")]
     pub notifier: String,
+    /// How often the rotator counts how many devices stand how, for /metrics. Each time it reads the directory and the
+    /// ledger from end to end. "0s": never.
+    #[config(default = "15m")]
+    pub fleet_every: Span,
 }
 
 /// What is logged.
