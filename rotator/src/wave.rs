@@ -108,9 +108,9 @@ impl Inner {
                 Committed::Conflict => again.push(case),
                 Committed::Duplicate => done.push((case.slot, Handled::done())),
                 Committed::Applied => {
-                    tell(&case.judged, commit);
+                    let rotation = tell(&case.judged, commit);
                     let sent = commit.outbox.iter().map(|(queue, _)| *queue);
-                    done.push((case.slot, Handled::having_sent(sent)));
+                    done.push((case.slot, Handled::having_sent(sent, rotation)));
                 }
             }
         }

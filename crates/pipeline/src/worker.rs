@@ -13,6 +13,11 @@ use tracing::{debug, error, warn};
 use crate::handler::{Failure, Handled, Handler, Verdict};
 use crate::measures::Meter;
 use crate::settle::RetryPolicy;
+use crate::spans;
+
+use self::trail::Trail;
+
+mod trail;
 
 /// How a worker takes its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +85,14 @@ impl Worker {
         let meter = self.meter();
         let asked = self.clock.monotonic();
         let leased = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await;
-        meter.called("lease", self.clock.monotonic().saturating_sub(asked), &leased);
+        let waited = self.clock.monotonic().saturating_sub(asked);
+        meter.called("lease", waited, &leased);
         let batch: Arc<[Leased]> = leased?.into();
         if batch.is_empty() {
             return Ok(0);
         }
         meter.consumed(batch.len(), self.handler.operation());
+        let trail = Trail::begin(self, &batch, waited);
         let leased = self.clock.now();
         for message in batch.iter() {
             metrics::histogram!("keyturn_queue_wait_seconds", "queue" => self.name.as_str())
@@ -95,7 +102,10 @@ impl Worker {
         let handled = self.handle_and_renew(&batch).await;
         let took = self.clock.monotonic().saturating_sub(started);
         meter.processed(took, self.handler.operation());
-        self.settle(&batch, handled).await?;
+        let told = trail.prepare(&handled);
+        let settled = self.settle(&batch, handled).await;
+        trail.end(told, settled.as_ref().err());
+        settled?;
         Ok(batch.len())
     }
 
@@ -201,13 +211,13 @@ impl Worker {
             Settlement::Complete => "done",
             Settlement::Release => "released",
             Settlement::Retry { error, .. } => {
-                warn!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
-                    error, "message failed and will be tried again");
+                warn!(queue = %self.name, request.id = %request, device.id = %device, trace.id = spans::trace_id(leased),
+                    attempt = leased.deliveries, error, "message failed and will be tried again");
                 "retried"
             }
             Settlement::DeadLetter { reason, error } => {
-                error!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
-                    reason = %reason, error, "message is dead-lettered");
+                error!(queue = %self.name, request.id = %request, device.id = %device, trace.id = spans::trace_id(leased),
+                    attempt = leased.deliveries, reason = %reason, error, "message is dead-lettered");
                 metrics::counter!("keyturn_dead_letters_total", "queue" => self.name.as_str(), "reason" => reason.as_str())
                     .increment(1);
                 "dead_lettered"

@@ -89,6 +89,7 @@ impl Handler for Obedient {
                     verdict: Verdict::Failed(Failure::Engine("too early".to_owned())),
                     forward: vec![(QueueName::Findings, leased.message.clone())],
                     sent: Vec::new(),
+                    rotation: None,
                 },
                 "dead" => Handled::dead(DeadReason::Untrusted, "forged"),
                 "panic" => panic!("as asked"),

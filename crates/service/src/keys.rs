@@ -263,6 +263,11 @@ pub(crate) fn secret_of_service(path: &Path) -> Result<SecretString, KeyError> {
     Ok(SecretString::from(found.text.trim()))
 }
 
+/// The text of a secret file of several lines.
+pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    Ok(read(path, "service")?.text)
+}
+
 fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {
     let failed = |source: std::io::Error| match source.kind() {
         ErrorKind::NotFound => KeyError::Missing { kind, path: path.to_owned() },

@@ -24,4 +24,5 @@ pub mod queues {
 mod expiry;
 pub mod health;
 pub mod http;
+pub mod spans;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 mod alarms;
 mod canary;
 mod cli;
+mod collector;
 mod dead_letters;
 mod deployment;
 mod doctor;
@@ -20,3 +21,4 @@ mod restore;
 mod rotations;
 mod runbook;
 mod telemetry;
+mod traces;

@@ -36,6 +36,21 @@ fn a_server_tells_of_its_queues_and_changes_its_log_level() {
     assert!(until("told to log more").contains("\"debug\":true"));
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
     assert!(until("told to log more").contains("\"debug\":false"));
+    let config = deployment.config();
+    let before = std::fs::read_to_string(&config).unwrap();
+    let hang_up = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    };
+    let with = |level: &str| format!("{before}[logs]\nlevel = \"{level}\"\n");
+    hang_up(&with("warn,keyturn_service=info"));
+    assert!(until("the log level was read again").contains("\"level\":\"warn,keyturn_service=info\""));
+    hang_up(&with("keyturn_service=loud"));
+    until("this log level cannot be read, the one in use stays");
+    hang_up("nonsense");
+    until("the configuration cannot be used, the log level stays as it is");
+    hang_up(&before);
+    until("the log level was read again");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(server.wait().unwrap().success());
 }

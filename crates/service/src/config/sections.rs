@@ -5,6 +5,7 @@
 mod azure;
 mod queues;
 mod state;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 pub use self::azure::{Azure, AzureCredential, Directory};
 pub use self::queues::{AzureStorage, Queues};
 pub use self::state::{Postgres, State};
+pub use self::traces::Traces;
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
 /// Lengths of time are a number and a unit: ms, s, m, h or d.
@@ -93,6 +95,9 @@ pub struct Sections {
     /// What is logged, on stderr.
     #[config(nested)]
     pub logs: Logs,
+    /// Where spans are exported to. docs/TRACING.md says what is in them.
+    #[config(nested)]
+    pub traces: Traces,
     /// When `keyturn doctor` warns.
     #[config(nested)]
     pub doctor: Doctor,
