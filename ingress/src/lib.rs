@@ -14,5 +14,6 @@ mod load;
 mod poll;
 mod refusal;
 mod submit;
+mod traces;
 
 pub use api::{Ingress, Keys, Limits, Ports, Settings};

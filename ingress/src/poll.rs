@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::api::Ingress;
 use crate::refusal::Refusal;
 use crate::submit::accepted;
+use crate::traces;
 
 /// `GET /v1/requests/{ticket}`.
 pub(crate) async fn poll(
@@ -28,7 +29,12 @@ pub(crate) async fn poll(
     let rid = ingress.keys.now().tickets.open(&ticket).ok_or(Refusal::Ticket)?;
     ingress.admission.by_ticket(rid)?;
     let wait = preferred_wait(&headers).min(ingress.settings.limits.poll_wait);
-    match result(&ingress, client, rid, wait).await? {
+    let (began, at) = (ingress.clock.now(), ingress.clock.monotonic());
+    let found = result(&ingress, client, rid, wait).await?;
+    if found.is_some() {
+        traces::polled(&ingress, rid, began, at);
+    }
+    match found {
         None => accepted(ticket),
         Some(ResultBody::Refused) => Err(Refusal::Refused),
         Some(ResultBody::Signed(jws)) => Ok(answered(rid, jws, &headers)),

@@ -120,13 +120,13 @@ pub struct Meter {
 
 /// The server's measurements, and what they are called in reports.
 const METERS: [(&str, &str); 2] =
-    [("keyturn_queue_wait_seconds", "waits on"), ("keyturn_batch_seconds", "a batch of")];
+    [("keyturn_queue_wait_seconds", "waits on"), ("messaging_process_duration_seconds", "a batch of")];
 
 impl Meters {
     fn read(&mut self, text: &str) {
         for (metric, what) in METERS {
             for (name, labels, value) in lines(text) {
-                let Some(queue) = label(labels, "queue") else { continue };
+                let Some(queue) = queue(labels) else { continue };
                 let meter = self.0.entry(format!("{what} {queue}"));
                 match name.strip_prefix(metric) {
                     Some("_count") => meter.or_default().count = value,
@@ -193,6 +193,11 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str, f64)> {
     })
 }
 
+/// Which queue it is about: our own metrics and those of OpenTelemetry name it differently.
+fn queue(labels: &str) -> Option<&str> {
+    label(labels, "queue").or_else(|| label(labels, "messaging_destination_name"))
+}
+
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     labels.split(',').find_map(|one| one.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
 }
@@ -205,7 +210,9 @@ mod tests {
         keyturn_queue_leased{queue=\"requests\"} 2\n\n\
         keyturn_queue_wait_seconds{queue=\"findings\",quantile=\"0.5\"} 0.1\n\
         keyturn_queue_wait_seconds{queue=\"findings\",quantile=\"0.99\"} 0.5\n\
-        keyturn_queue_wait_seconds_sum{queue=\"findings\"} 12\nkeyturn_queue_wait_seconds_count{queue=\"findings\"} 4\n";
+        keyturn_queue_wait_seconds_sum{queue=\"findings\"} 12\nkeyturn_queue_wait_seconds_count{queue=\"findings\"} 4\n\
+        messaging_process_duration_seconds_sum{messaging_system=\"sqlite\",messaging_destination_name=\"outcomes\"} 2\n\
+        messaging_process_duration_seconds_count{messaging_system=\"sqlite\",messaging_destination_name=\"outcomes\"} 4\n";
 
     #[test]
     fn what_the_server_measures_is_read_as_it_grows() {
@@ -215,6 +222,8 @@ mod tests {
         after.read(&TEXT.replace("} 12\n", "} 20\n").replace("} 4\n", "} 8\n"));
         let meter = after.since(&before)["waits on findings"];
         assert_eq!((meter.count, meter.mean, meter.p99), (4.0, 2.0, 0.5));
+        let batches = after.since(&Meters::default())["a batch of outcomes"];
+        assert_eq!((batches.count, batches.mean), (8.0, 0.25));
         assert!(after.since(&after).is_empty(), "nothing new");
     }
 }

@@ -1,27 +1,32 @@
 //! Telling the log and the metrics what took effect.
 
+use keyturn_domain::ids::VersionId;
 use keyturn_domain::lane::LaneEvent;
 use keyturn_ports::ledger::{Commit, Happening};
 use tracing::{info, warn};
 
 use crate::judge::Judged;
 
-/// Tells what a message did.
-pub(crate) fn tell(judged: &Judged, commit: &Commit) {
+/// Tells what a message did. Returns the version that it was about, if it was about one.
+pub(crate) fn tell(judged: &Judged, commit: &Commit) -> Option<VersionId> {
+    let mut rotation = None;
     let (rid, device, trace) = (commit.request, judged.lane.device, judged.trace.trace_id());
     for event in &commit.events {
         match &event.what {
             Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
+                rotation = Some(*version);
                 metrics::counter!("keyturn_rotations_total", "outcome" => "minted").increment(1);
                 info!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace, reason = ?reason,
                     "a version is minted");
             }
             Happening::Lane { event: LaneEvent::PasswordConfirmed { version }, .. } => {
+                rotation = Some(*version);
                 metrics::counter!("keyturn_rotations_total", "outcome" => "confirmed").increment(1);
                 info!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace,
                     "the device confirmed its version");
             }
             Happening::Lane { event: LaneEvent::PasswordRefused { version }, .. } => {
+                rotation = Some(*version);
                 metrics::counter!("keyturn_rotations_total", "outcome" => "refused").increment(1);
                 warn!(request.id = %rid, device.id = %device, rotation.id = %version, trace.id = trace,
                     "the device refused a version");
@@ -45,4 +50,5 @@ pub(crate) fn tell(judged: &Judged, commit: &Commit) {
             }
         }
     }
+    rotation
 }

@@ -110,8 +110,9 @@ impl Inner {
                 Committed::Conflict => again.push(case),
                 Committed::Duplicate => done.push((case.slot, Handled::done())),
                 Committed::Applied => {
-                    tell(&case.judged, commit);
-                    done.push((case.slot, Handled::done()));
+                    let rotation = tell(&case.judged, commit);
+                    let sent = commit.outbox.iter().map(|(queue, _)| *queue);
+                    done.push((case.slot, Handled::having_sent(sent, rotation)));
                 }
             }
         }

@@ -3,19 +3,16 @@
 //! The device's message travels inside byte for byte; each stage verifies what it needs for itself. `id`,
 //! `subject` and `time` are for people who look into a queue and are trusted by nobody.
 
-use std::fmt;
-use std::str::FromStr;
-
-use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{DeviceId, RequestId};
 use keyturn_domain::time::UnixMillis;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::alarm::AlarmRaised;
 use crate::finding::Finding;
 use crate::outcome::Outcome;
 use crate::stamp::Stamp;
+pub use crate::trace::{NotATrace, TraceParent};
 
 /// What travels on the `requests` queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +89,10 @@ pub struct Envelope<D> {
     datacontenttype: String,
     /// The trace it belongs to.
     pub traceparent: TraceParent,
+    /// The trace context that the message had when it died, if it was replayed: what is done with it now is linked to
+    /// that, and no part of it. Absent in all other messages, and in those of releases that do not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayof: Option<TraceParent>,
     /// What it carries.
     pub data: D,
 }
@@ -131,6 +132,7 @@ impl<D: Data> Envelope<D> {
             time: rfc3339(now),
             datacontenttype: "application/json".to_owned(),
             traceparent,
+            replayof: None,
             data,
         }
     }
@@ -160,6 +162,14 @@ impl<D: Data> Envelope<D> {
     }
 }
 
+impl<D> Envelope<D> {
+    /// The same message, put back on its way after it died as dead letter number `letter`.
+    pub fn replayed(self, letter: u64) -> Self {
+        let traceparent = self.traceparent.child("replay", letter);
+        Self { traceparent, replayof: Some(self.traceparent), ..self }
+    }
+}
+
 impl Envelope<Found> {
     /// The same message as it was before the validator saw it.
     pub fn back_to_validator(self) -> Envelope<Stamped> {
@@ -173,6 +183,7 @@ impl Envelope<Found> {
             time: self.time,
             datacontenttype: self.datacontenttype,
             traceparent: self.traceparent,
+            replayof: self.replayof,
             data: Stamped { jws, stamp },
         }
     }
@@ -190,76 +201,6 @@ pub fn parse_rfc3339(text: &str) -> Option<UnixMillis> {
     u64::try_from(at.as_millisecond()).ok().map(UnixMillis)
 }
 
-/// A W3C trace context, version 00, lower case. It cannot hold anything else, so it is safe in a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceParent {
-    trace: [u8; 16],
-    span: [u8; 8],
-}
-
-impl TraceParent {
-    /// A fresh trace.
-    pub fn draw(entropy: &dyn Entropy) -> Self {
-        Self { trace: entropy.bytes(), span: entropy.bytes() }
-    }
-
-    /// The trace id, 32 hexadecimal digits.
-    pub fn trace_id(&self) -> String {
-        self.to_string().split('-').nth(1).unwrap_or_default().to_owned()
-    }
-}
-
-impl fmt::Display for TraceParent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("00-")?;
-        self.trace.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str("-")?;
-        self.span.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str("-01")
-    }
-}
-
-/// A text that is not a trace context.
-#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone, Copy)]
-#[error("not a version 00 trace context")]
-pub struct NotATrace;
-
-impl FromStr for TraceParent {
-    type Err = NotATrace;
-
-    fn from_str(text: &str) -> Result<Self, NotATrace> {
-        let mut parts = text.split('-');
-        let (version, trace, span, flags) = (parts.next(), parts.next(), parts.next(), parts.next());
-        let known = version == Some("00") && matches!(flags, Some("00" | "01")) && parts.next().is_none();
-        let (trace, span) = trace.zip(span).filter(|_| known).ok_or(NotATrace)?;
-        Ok(Self { trace: hex(trace).ok_or(NotATrace)?, span: hex(span).ok_or(NotATrace)? })
-    }
-}
-
-fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !lower || text.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-impl Serialize for TraceParent {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for TraceParent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +208,7 @@ mod tests {
     fn envelope() -> Envelope<Outcome> {
         let data =
             Outcome { rid: RequestId([1; 32]), carries: None, result: None, expires_ms: UnixMillis(0) };
-        let trace = TraceParent { trace: [0xab; 16], span: [0xcd; 8] };
+        let trace = TraceParent::of(data.rid);
         let device = DeviceId::from_bytes([2; 16]);
         Envelope::new(data.rid, device, "rotator", UnixMillis(1_790_000_000_001), trace, data)
     }
@@ -277,6 +218,17 @@ mod tests {
         let text = envelope().to_json();
         assert_eq!(Envelope::parse(&text).unwrap(), envelope());
         assert!(text.contains(r#""time":"2026-09-21T14:13:20.001Z""#), "{text}");
+    }
+
+    /// Releases that know nothing of a replay's mark leave it out, and read what has it.
+    #[test]
+    fn a_replay_is_marked_and_the_mark_may_be_absent() {
+        let (first, again) = (envelope(), envelope().replayed(7));
+        assert!(!first.to_json().contains("replayof"));
+        assert_eq!(again.replayof, Some(first.traceparent));
+        assert_eq!(again.traceparent.trace_id(), first.traceparent.trace_id());
+        assert_ne!(again.traceparent, first.traceparent);
+        assert_eq!(Envelope::parse(&again.to_json()).unwrap(), again);
     }
 
     #[test]
@@ -291,23 +243,6 @@ mod tests {
         assert!(matches!(Envelope::<Outcome>::parse(&later), Err(EnvelopeError::Unsupported { .. })));
         for bad in ["", "{}", "[]", &text[..text.len() - 1], &text.replace(r#""carries""#, r#""carried""#)] {
             assert!(matches!(Envelope::<Outcome>::parse(bad), Err(EnvelopeError::Shape(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn trace_contexts_have_one_form() {
-        let good = "00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01";
-        assert_eq!(good.parse::<TraceParent>().unwrap().to_string(), good);
-        for bad in [
-            "",
-            "01-abababababababababababababababab-cdcdcdcdcdcdcdcd-01",
-            "00-ABABABABABABABABABABABABABABABAB-cdcdcdcdcdcdcdcd-01",
-            "00-abababababababababababababababab-cdcdcdcdcdcdcdcd-02",
-            "00-abababababababababababababababab-cdcdcdcdcdcdcdcd-01-00",
-            "00-abababababababababababababababab-cdcdcdcdcdcdcdc-01",
-            "00-abababababababababababababababab-cdcdcdcdcdcdcdcd",
-        ] {
-            assert_eq!(bad.parse::<TraceParent>(), Err(NotATrace), "{bad}");
         }
     }
 }

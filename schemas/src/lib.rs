@@ -23,6 +23,7 @@ pub mod stamp;
 pub mod ticket;
 
 pub mod envelope;
+mod trace;
 
 pub mod finding;
 pub mod security_id;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_domain::clock::Clock;
@@ -127,7 +128,10 @@ impl Handler for Validator {
         let opened = open_all(batch).await;
         let claimed = |opened: &Opened| opened.message.claims().common().device_id;
         let devices = opened.iter().flatten().map(claimed).collect();
-        let mut answers = self.directory.look_up(devices).await.into_iter();
+        let asked = self.clock.monotonic();
+        let answers = self.directory.look_up(devices).await;
+        count(&answers, self.clock.monotonic().saturating_sub(asked));
+        let mut answers = answers.into_iter();
         let find = |opened: Result<Opened, Handled>| match opened {
             Err(handled) => handled,
             Ok(opened) => match answers.next() {
@@ -140,6 +144,19 @@ impl Handler for Validator {
         };
         opened.into_iter().map(find).collect()
     }
+}
+
+/// Counts the devices looked up, and how long the directory took for all of them.
+fn count(answers: &[Result<Answer, keyturn_ports::Error>], took: Duration) {
+    if answers.is_empty() {
+        return;
+    }
+    let answered = answers.iter().filter(|answer| answer.is_ok()).count();
+    for (outcome, devices) in [("answered", answered), ("failed", answers.len() - answered)] {
+        metrics::counter!("keyturn_directory_lookups_total", "outcome" => outcome)
+            .increment(u64::try_from(devices).unwrap_or(u64::MAX));
+    }
+    metrics::histogram!("keyturn_directory_seconds").record(took.as_secs_f64());
 }
 
 /// Reads and verifies a batch off the async threads: a signature costs some twenty microseconds.

@@ -34,7 +34,7 @@ use tracing::warn;
 use self::cache::Cache;
 pub use self::cache::Keep;
 use crate::failure::{Failure, Refused, SetupError};
-use crate::retry::Attempts;
+use crate::retry::{Attempts, count_throttle};
 use crate::transport::{HttpsUrl, Reach};
 
 const ASKING: &str = "asking Microsoft Graph for a device";
@@ -150,7 +150,8 @@ impl Inner {
                 Err(Trouble::Failed(failure)) => failure,
             };
             let pause = self.settings.attempts.pause(made, &failure, &*self.entropy);
-            if let Failure::Refused(Refused { status: 429 | 503, retry_after, .. }) = failure {
+            if let Failure::Refused(Refused { status: status @ (429 | 503), retry_after, .. }) = failure {
+                count_throttle("graph", status);
                 let told = retry_after.map(Duration::from_secs);
                 self.keep_quiet(told.or(pause).unwrap_or(self.settings.attempts.max_delay));
             }

@@ -38,6 +38,13 @@ impl Attempts {
     }
 }
 
+/// Counts an answer of `service` that says to come back later.
+pub(crate) fn count_throttle(service: &'static str, status: u16) {
+    if matches!(status, 429 | 503) {
+        metrics::counter!("keyturn_azure_throttled_total", "service" => service).increment(1);
+    }
+}
+
 /// Whether the same call may go well a moment later.
 fn is_passing(failure: &Failure) -> bool {
     match failure {

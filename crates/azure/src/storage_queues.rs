@@ -281,6 +281,10 @@ impl Queue for StorageQueues {
         settled.await.into_iter().filter_map(Result::transpose).collect()
     }
 
+    fn system(&self, _: QueueName) -> &'static str {
+        "azure_storage"
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         let Pair { queue: alive, poison } = self.pair(queue);
         let (total, dead, waiting) = tokio::try_join!(alive.count(), poison.count(), alive.peek(AT_ONCE))?;

@@ -41,6 +41,15 @@ impl DeviceStanding {
         }
     }
 
+    /// As it is serialised.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OnHold => "on_hold",
+            Self::NeverEscrowed => "never_escrowed",
+            Self::Orphaned | Self::Unverified | Self::Overdue | Self::Confirmed => self.words(),
+        }
+    }
+
     /// What it means.
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -85,4 +94,16 @@ pub fn next_due(lanes: &[Lane], policies: &Policies) -> Option<UnixMillis> {
     let (at, lane) = confirmed.max_by_key(|(at, _)| *at)?;
     let every = policies.choose(lane).rotation.update_frequency;
     Some(lane.forced.unwrap_or(at.plus(every)).min(at.plus(every)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeviceStanding;
+
+    #[test]
+    fn the_word_is_the_serialised_one() {
+        for one in DeviceStanding::ALL {
+            assert_eq!(serde_json::to_value(one).unwrap(), one.as_str());
+        }
+    }
 }

@@ -28,6 +28,17 @@ impl AuditSink for Database {
         self.write("appending to the audit", Durability::Told, append).await
     }
 
+    async fn probe(&self, row: NewRow) -> Result<(), Error> {
+        let probe = move |batch: &mut Batch<'_>| {
+            batch.execute("SAVEPOINT probe", ())?;
+            let appended = append(batch, &row);
+            batch.execute("ROLLBACK TO probe", ())?;
+            batch.execute("RELEASE probe", ())?;
+            appended.map(drop)
+        };
+        self.write("trying the audit", Durability::Internal, probe).await
+    }
+
     async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
         self.read("reading the audit", move |connection| {
             let mut statement = connection.prepare_cached(audit!("ORDER BY seq DESC LIMIT ?1"))?;

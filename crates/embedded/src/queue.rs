@@ -101,6 +101,10 @@ impl Queue for Database {
         self.write("settling messages", Durability::Internal, settle).await
     }
 
+    fn system(&self, _: QueueName) -> &'static str {
+        "sqlite"
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         let now = self.now();
         self.read("measuring a queue", move |connection| depth(connection, queue, now)).await

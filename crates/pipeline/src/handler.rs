@@ -1,6 +1,7 @@
 //! What a role supplies to a worker.
 
 use async_trait::async_trait;
+use keyturn_domain::ids::VersionId;
 use keyturn_ports::Kind;
 use keyturn_ports::queue::{DeadReason, Leased, NewMessage, QueueName};
 
@@ -10,6 +11,11 @@ use keyturn_ports::queue::{DeadReason, Leased, NewMessage, QueueName};
 /// await; it must leave nothing behind that makes the repeat come out differently.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// What it does with messages, in a word for telemetry (`messaging.operation.name` of OpenTelemetry).
+    fn operation(&self) -> &'static str {
+        "process"
+    }
+
     /// Handles a batch. The answers are in the order of `batch`, one for each; what fails for one message must
     /// not fail the others.
     async fn handle(&self, batch: &[Leased]) -> Vec<Handled>;
@@ -22,6 +28,11 @@ pub struct Handled {
     pub verdict: Verdict,
     /// What to send on, no later than the message is completed.
     pub forward: Vec<(QueueName, NewMessage)>,
+    /// Where messages were sent on already, one entry for each, in a transaction of the handler's own. For telemetry
+    /// alone.
+    pub sent: Vec<QueueName>,
+    /// The version that it was about, if it was about one. For telemetry alone.
+    pub rotation: Option<VersionId>,
 }
 
 /// Whether a message is done.
@@ -45,25 +56,42 @@ pub enum Failure {
     Message(String),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Engine(why) | Self::Message(why)) = self;
+        f.write_str(why)
+    }
+}
+
 impl Handled {
     /// Done, with nothing to send on.
     pub fn done() -> Self {
-        Self { verdict: Verdict::Done, forward: Vec::new() }
+        Self { verdict: Verdict::Done, forward: Vec::new(), sent: Vec::new(), rotation: None }
     }
 
     /// Done, with one message to send on.
     pub fn forward(queue: QueueName, message: NewMessage) -> Self {
-        Self { verdict: Verdict::Done, forward: vec![(queue, message)] }
+        Self { verdict: Verdict::Done, forward: vec![(queue, message)], sent: Vec::new(), rotation: None }
+    }
+
+    /// Done, with messages sent on in a transaction of the handler's own.
+    pub fn having_sent(queues: impl IntoIterator<Item = QueueName>, rotation: Option<VersionId>) -> Self {
+        Self { verdict: Verdict::Done, forward: Vec::new(), sent: queues.into_iter().collect(), rotation }
     }
 
     /// Not now.
     pub fn failed(failure: Failure) -> Self {
-        Self { verdict: Verdict::Failed(failure), forward: Vec::new() }
+        Self { verdict: Verdict::Failed(failure), forward: Vec::new(), sent: Vec::new(), rotation: None }
     }
 
     /// Never.
     pub fn dead(reason: DeadReason, error: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Dead(reason, error.into()), forward: Vec::new() }
+        Self {
+            verdict: Verdict::Dead(reason, error.into()),
+            forward: Vec::new(),
+            sent: Vec::new(),
+            rotation: None,
+        }
     }
 }
 

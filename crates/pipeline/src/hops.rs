@@ -91,6 +91,10 @@ impl Queue for Hops {
         engine.settle(queue, settled, here).await
     }
 
+    fn system(&self, queue: QueueName) -> &'static str {
+        self.engine(queue).system(queue)
+    }
+
     /// What waits in the state to be carried over counts as well, and all dead letters are the state's.
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         let inside = self.state.depth(queue).await?;
@@ -114,6 +118,10 @@ pub struct Relay {
 
 #[async_trait]
 impl Handler for Relay {
+    fn operation(&self) -> &'static str {
+        "relay"
+    }
+
     async fn handle(&self, batch: &[Leased]) -> Vec<Handled> {
         match self.send(batch).await {
             // Something is wrong with one of them, and the others are not to wait for it.

@@ -4,13 +4,16 @@
 //! and what it had leased comes back to another.
 //!
 //! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
-//! dead letter), [`replay`], [`hops`] (queues of several engines).
+//! dead letter), [`replay`], [`hops`] (queues of several engines), [`measures`] and
+//! [`spans`] (telemetry).
 
 pub mod handler;
 pub mod worker;
 
 pub mod decode;
+pub mod measures;
 pub mod settle;
+pub mod spans;
 
 pub mod hops;
 pub mod replay;

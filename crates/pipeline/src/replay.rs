@@ -1,6 +1,6 @@
 //! Putting dead letters back on their way.
 //!
-//! A replay keeps the device's message and its stamp byte for byte and enters at the validator, so that every
+//! A replay keeps the device's message and its stamp byte for byte, is marked as one for telemetry, and enters at the validator, so that every
 //! check is made again and what has expired stays expired. A dead outcome carries no device message: it is a
 //! result already signed, and goes back to the notifier, which checks that its version is still outstanding. A dead
 //! alarm goes to its webhook again, under the id it had.
@@ -10,7 +10,7 @@ pub mod eligible;
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::QueueName;
 use keyturn_schemas::alarm::AlarmRaised;
-use keyturn_schemas::envelope::{Envelope, Found, Stamped};
+use keyturn_schemas::envelope::{Envelope, EnvelopeError, Found, Stamped};
 use keyturn_schemas::outcome::Outcome;
 
 /// A dead letter that cannot be replayed.
@@ -33,23 +33,23 @@ impl NotReplayable {
 pub fn plan(letter: &DeadLetter) -> Result<(DeadLetterId, QueueName, String), NotReplayable> {
     let body = &letter.message.body;
     let not_replayable = |why: String| NotReplayable { id: letter.id, queue: letter.queue, why };
+    let said = |error: EnvelopeError| not_replayable(error.to_string());
+    let number = letter.id.0;
     let (queue, body) = match letter.queue {
         QueueName::Requests => {
-            Envelope::<Stamped>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
-            (QueueName::Requests, body.clone())
+            (QueueName::Requests, Envelope::<Stamped>::parse(body).map_err(said)?.replayed(number).to_json())
         }
         QueueName::Findings => {
-            let found = Envelope::<Found>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
-            (QueueName::Requests, found.back_to_validator().to_json())
+            let found = Envelope::<Found>::parse(body).map_err(said)?;
+            (QueueName::Requests, found.replayed(number).back_to_validator().to_json())
         }
         QueueName::Outcomes => {
-            Envelope::<Outcome>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
-            (QueueName::Outcomes, body.clone())
+            (QueueName::Outcomes, Envelope::<Outcome>::parse(body).map_err(said)?.replayed(number).to_json())
         }
-        QueueName::Alarms => {
-            Envelope::<AlarmRaised>::parse(body).map_err(|error| not_replayable(error.to_string()))?;
-            (QueueName::Alarms, body.clone())
-        }
+        QueueName::Alarms => (
+            QueueName::Alarms,
+            Envelope::<AlarmRaised>::parse(body).map_err(said)?.replayed(number).to_json(),
+        ),
     };
     Ok((letter.id, queue, body))
 }

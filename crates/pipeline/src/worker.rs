@@ -11,7 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::handler::{Failure, Handled, Handler, Verdict};
+use crate::measures::Meter;
 use crate::settle::RetryPolicy;
+use crate::spans;
+
+use self::trail::Trail;
+
+mod trail;
 
 /// How a worker takes its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +82,17 @@ impl Worker {
 
     /// Leases, handles and settles one batch. Returns how many messages it had.
     pub async fn step(&self) -> Result<usize, keyturn_ports::Error> {
-        let batch: Arc<[Leased]> =
-            self.queue.lease(self.name, self.settings.batch, self.settings.lease).await?.into();
+        let meter = self.meter();
+        let asked = self.clock.monotonic();
+        let leased = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await;
+        let waited = self.clock.monotonic().saturating_sub(asked);
+        meter.called("lease", waited, &leased);
+        let batch: Arc<[Leased]> = leased?.into();
         if batch.is_empty() {
             return Ok(0);
         }
+        meter.consumed(batch.len(), self.handler.operation());
+        let trail = Trail::begin(self, &batch, waited);
         let leased = self.clock.now();
         for message in batch.iter() {
             metrics::histogram!("keyturn_queue_wait_seconds", "queue" => self.name.as_str())
@@ -89,10 +101,16 @@ impl Worker {
         let started = self.clock.monotonic();
         let handled = self.handle_and_renew(&batch).await;
         let took = self.clock.monotonic().saturating_sub(started);
-        metrics::histogram!("keyturn_batch_seconds", "queue" => self.name.as_str())
-            .record(took.as_secs_f64());
-        self.settle(&batch, handled).await?;
+        meter.processed(took, self.handler.operation());
+        let told = trail.prepare(&handled);
+        let settled = self.settle(&batch, handled).await;
+        trail.end(told, settled.as_ref().err());
+        settled?;
         Ok(batch.len())
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::of(&*self.queue, self.name)
     }
 
     /// Handles a batch while its leases are kept alive.
@@ -114,6 +132,8 @@ impl Worker {
                 metrics::counter!("keyturn_lease_renewals_total", "queue" => self.name.as_str()).increment(1);
             }
             Ok(lost) => {
+                metrics::counter!("keyturn_leases_lost_total", "queue" => self.name.as_str())
+                    .increment(lost.len().try_into().unwrap_or(u64::MAX));
                 warn!(queue = %self.name, lost = lost.len(), "leases were lost while handling a batch");
             }
             Err(error) => warn!(queue = %self.name, error = %error, "leases could not be renewed"),
@@ -156,7 +176,7 @@ impl Worker {
     async fn settle(&self, batch: &[Leased], handled: Vec<Handled>) -> Result<(), keyturn_ports::Error> {
         let now = self.clock.now();
         let mut settled = Vec::with_capacity(batch.len());
-        let mut forward = Vec::with_capacity(batch.len());
+        let (mut forward, mut sent) = (Vec::with_capacity(batch.len()), Vec::new());
         for (leased, handled) in batch.iter().zip(handled) {
             let settlement = self.settings.retry.settle(leased, &handled.verdict, now, &*self.entropy);
             self.tell(leased, &settlement);
@@ -167,10 +187,18 @@ impl Worker {
             }
             if handled.verdict == Verdict::Done {
                 forward.extend(handled.forward);
+                sent.extend(handled.sent);
             }
             settled.push((leased.receipt.clone(), settlement));
         }
-        let void = self.queue.settle(self.name, settled, forward).await?;
+        sent.extend(forward.iter().map(|(queue, _)| *queue));
+        let begun = self.clock.monotonic();
+        let void = self.queue.settle(self.name, settled, forward).await;
+        self.meter().called("settle", self.clock.monotonic().saturating_sub(begun), &void);
+        let void = void?;
+        for queue in sent {
+            Meter::of(&*self.queue, queue).sent(1);
+        }
         if !void.is_empty() {
             debug!(queue = %self.name, messages = void.len(), "settled after the lease had run out; the repeat is merged");
         }
@@ -183,19 +211,19 @@ impl Worker {
             Settlement::Complete => "done",
             Settlement::Release => "released",
             Settlement::Retry { error, .. } => {
-                warn!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
-                    error, "message failed and will be tried again");
+                warn!(queue = %self.name, request.id = %request, device.id = %device, trace.id = spans::trace_id(leased),
+                    attempt = leased.deliveries, error, "message failed and will be tried again");
                 "retried"
             }
             Settlement::DeadLetter { reason, error } => {
-                error!(queue = %self.name, request.id = %request, device.id = %device, attempt = leased.deliveries,
-                    reason = %reason, error, "message is dead-lettered");
+                error!(queue = %self.name, request.id = %request, device.id = %device, trace.id = spans::trace_id(leased),
+                    attempt = leased.deliveries, reason = %reason, error, "message is dead-lettered");
                 metrics::counter!("keyturn_dead_letters_total", "queue" => self.name.as_str(), "reason" => reason.as_str())
                     .increment(1);
                 "dead_lettered"
             }
         };
-        metrics::counter!("keyturn_messages_total", "queue" => self.name.as_str(), "outcome" => outcome)
+        metrics::counter!("keyturn_messages_settled_total", "queue" => self.name.as_str(), "outcome" => outcome)
             .increment(1);
     }
 }

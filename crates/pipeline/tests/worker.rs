@@ -57,6 +57,10 @@ impl Queue for Script {
         Ok(Vec::new())
     }
 
+    fn system(&self, _: QueueName) -> &'static str {
+        "script"
+    }
+
     async fn depth(&self, _: QueueName) -> Result<Depth, Error> {
         Ok(Depth::default())
     }
@@ -84,6 +88,8 @@ impl Handler for Obedient {
                 "failed forward" => Handled {
                     verdict: Verdict::Failed(Failure::Engine("too early".to_owned())),
                     forward: vec![(QueueName::Findings, leased.message.clone())],
+                    sent: Vec::new(),
+                    rotation: None,
                 },
                 "dead" => Handled::dead(DeadReason::Untrusted, "forged"),
                 "panic" => panic!("as asked"),

@@ -94,6 +94,10 @@ pub trait AuditSink: Send + Sync {
     /// Appends a row and returns its place.
     async fn append(&self, row: NewRow) -> Result<u64, Error>;
 
+    /// Does all that [`AuditSink::append`] does for this row and takes it back: whether a row could be appended now. It
+    /// leaves no row, and no number is used up.
+    async fn probe(&self, row: NewRow) -> Result<(), Error>;
+
     /// At most `limit` rows, newest first.
     async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error>;
 

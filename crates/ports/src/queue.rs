@@ -206,6 +206,9 @@ pub trait Queue: Send + Sync {
         forward: Vec<(QueueName, NewMessage)>,
     ) -> Result<Vec<Receipt>, Error>;
 
+    /// What kind of engine `queue` is on: a short word for telemetry (`messaging.system` of OpenTelemetry).
+    fn system(&self, queue: QueueName) -> &'static str;
+
     /// How full the queue is. Costs the same however full it is.
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error>;
 

@@ -30,6 +30,10 @@ impl AuditSink for Database {
         self.retrying("appending to the audit", async || append(self, &row).await).await
     }
 
+    async fn probe(&self, row: NewRow) -> Result<(), Error> {
+        self.retrying("trying the audit", async || probe(self, &row).await).await
+    }
+
     async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
         self.retrying("reading the audit", async || {
             let found = self.read(audit!("ORDER BY seq DESC LIMIT $1"), &[&rows::count(limit)]).await?;
@@ -68,6 +72,14 @@ async fn append(database: &Database, row: &NewRow) -> Result<u64, Failure> {
             Ok(link.seq.cast_unsigned())
         }
     }
+}
+
+/// The same without the commit.
+async fn probe(database: &Database, row: &NewRow) -> Result<(), Failure> {
+    let (work, _) = database.begin(Mode::Internal, &[]).await?;
+    let tried = async { append_within(work.session()?, row).await }.await;
+    work.roll_back().await?;
+    tried
 }
 
 /// Appends a row in a transaction that does what it records. Others who append wait from here until its commit.

@@ -292,6 +292,14 @@ impl Work {
         Ok(found)
     }
 
+    /// Undoes what was done.
+    pub(crate) async fn roll_back(mut self) -> Result<(), Failure> {
+        let session = self.session()?;
+        session.client().batch_execute("ROLLBACK").await?;
+        self.open = false;
+        Ok(())
+    }
+
     /// Undoes what was done, and hands the failure on.
     pub(crate) async fn undo(mut self, failure: Failure) -> Failure {
         if let Ok(session) = self.session() {

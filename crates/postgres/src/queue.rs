@@ -85,6 +85,10 @@ impl Queue for Database {
         Ok(void)
     }
 
+    fn system(&self, _: QueueName) -> &'static str {
+        "postgresql"
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         self.retrying("measuring a queue", async || depth(self, queue).await).await
     }

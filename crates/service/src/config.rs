@@ -6,6 +6,7 @@ mod policies;
 mod queues;
 mod sections;
 mod state;
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,12 +28,15 @@ pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
     Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation,
-    Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
+    Sections, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
 };
+pub use self::traces::TraceExport;
 
 /// The configuration as a process uses it: every value typed and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it was read from, if it was.
+    pub file: Option<PathBuf>,
     /// As written, for printing and for what needs no translation.
     pub sections: Sections,
     /// The deployment's name.
@@ -61,6 +65,8 @@ pub struct Config {
     pub directory: DirectoryEngine,
     /// How services of Azure are reached, if one is used.
     pub azure: Option<AzureAccess>,
+    /// Where spans are exported to, if anywhere.
+    pub traces: Option<TraceExport>,
 }
 
 /// A configuration that cannot be used.
@@ -96,7 +102,11 @@ impl Config {
                 *relative = home.join(&*relative);
             }
         }
-        sections.check().map_err(|problems| ConfigError::Values { file: path.to_owned(), problems })
+        let checked = sections.check();
+        let mut config =
+            checked.map_err(|problems| ConfigError::Values { file: path.to_owned(), problems })?;
+        config.file = Some(path.to_owned());
+        Ok(config)
     }
 
     /// A documented configuration file with every setting at its default.
@@ -145,6 +155,7 @@ impl Sections {
             .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(self.data.epoch_file.as_mut())
+            .chain([&mut self.traces.headers_file, &mut self.traces.ca].into_iter().flatten())
             .chain(self.queues.azure_storage.secret_file.as_mut())
             .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
             .chain(self.azure.paths())
@@ -164,6 +175,7 @@ impl Sections {
         let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
+        let traces = self.trace_export().map_err(|wrong| problems.extend(wrong)).unwrap_or_default();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
         let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure));
@@ -176,11 +188,13 @@ impl Sections {
                 Some(alarms),
                 Some(((queues, postgres), ((vault, directory), azure))),
             ) if problems.is_empty() => Ok(Config {
+                file: None,
                 alarms,
                 queues,
                 vault,
                 directory,
                 azure,
+                traces,
                 alarm_workers: self.alarm_worker_settings(),
                 deployment,
                 join_types,
@@ -261,7 +275,7 @@ impl Sections {
 
     /// What would be forgotten too early, and what would stand still.
     fn unkept(&self) -> Vec<String> {
-        let Self { trust, retention, backup, fleet, .. } = self;
+        let Self { trust, retention, backup, health, fleet, .. } = self;
         let rules = [
             (
                 retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
@@ -277,6 +291,10 @@ impl Sections {
                 "retention.every: must be 1s to 1h",
             ),
             (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
+            (
+                !health.fleet_every.0.is_zero() && health.fleet_every.0 < Duration::from_secs(1),
+                "health.fleet_every: must be at least 1s, or 0s for never",
+            ),
             (backup.pages == 0, "backup.pages: must be at least 1"),
             (
                 !(Duration::from_mins(5)..=Duration::from_hours(31 * 24)).contains(&fleet.report_every.0),

@@ -29,6 +29,7 @@ use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 use keyturn_ports::{Error, Kind};
 
+use crate::audited::Counted;
 use crate::backups::{BackupError, Checked};
 use crate::config::{
     AccessBy, AzureAccess, Backup, Config, DirectoryEngine, QueueEngines, StorageAccount, VaultEngine,
@@ -276,7 +277,7 @@ impl Engines {
 
     /// The audit.
     pub fn audit(&self) -> Arc<dyn AuditSink> {
-        port!(self)
+        Arc::new(Counted(port!(self)))
     }
 
     /// Chores.

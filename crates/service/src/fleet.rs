@@ -77,6 +77,8 @@ pub struct Surveyor {
     pub policies: Arc<Policies>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The pause after a page of devices, for others to read.
+    pub pause: Duration,
 }
 
 impl Surveyor {
@@ -87,7 +89,13 @@ impl Surveyor {
             ledger: engines.ledger_reader(),
             policies: Arc::new(config.policies.clone()),
             clock: engines.clock(),
+            pause: Duration::ZERO,
         }
+    }
+
+    /// The same in no hurry, for the background.
+    pub(crate) fn leisurely(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     /// Tells each device and how it stands, in the order of their ids.
@@ -96,7 +104,10 @@ impl Surveyor {
     /// The first engine that fails: half a survey says nothing.
     pub async fn each(&self, mut tell: impl FnMut(Surveyed, bool)) -> Result<(), Error> {
         let now = self.clock.now();
-        for (device, name) in self.devices().await? {
+        for (number, (device, name)) in (1..).zip(self.devices().await?) {
+            if number % PAGE == 0 {
+                tokio::time::sleep(self.pause).await;
+            }
             let lanes = self.ledger.lanes(device).await?;
             let state = standing(name.is_some(), &lanes, &self.policies, now);
             tell(Surveyed { state, device_id: device, name: name.unwrap_or_default() }, lanes.is_empty());

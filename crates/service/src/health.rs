@@ -9,6 +9,8 @@ use keyturn_domain::clock::Clock;
 use keyturn_ports::queue::{Queue, QueueName};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::expiry;
+
 /// Routes that tell how the process is.
 ///
 /// `/healthz` answers as long as the process runs; `/readyz` answers 200 only while its engines answer, and says
@@ -53,5 +55,6 @@ async fn scrape(queue: &dyn Queue, clock: &dyn Clock, metrics: Option<&Prometheu
             }
         }
     }
+    expiry::tell(clock.now());
     metrics.map(PrometheusHandle::render).unwrap_or_default()
 }

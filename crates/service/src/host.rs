@@ -23,6 +23,8 @@ use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
 use crate::supervise::Supervisor;
 use crate::upkeep::Tender;
+use crate::upkeep::audit::Watch;
+use crate::upkeep::fleet::Census;
 
 /// A process that hosts one role, or all of them.
 #[derive(Clone)]
@@ -88,7 +90,7 @@ impl Host {
         })
     }
 
-    /// Looks after the store until the process is to end. One process of a deployment is enough; several do no harm.
+    /// Looks after the store, and counts the fleet, until the process is to end. One process of a deployment is enough; several do no harm.
     pub async fn tend(&self) {
         let tender = Tender {
             upkeep: self.engines.upkeep(),
@@ -96,13 +98,18 @@ impl Host {
             clock: self.engines.clock(),
             retention: self.config.sections.retention.clone(),
             clerk: Some(Clerk {
-                surveyor: self.surveyor(),
+                surveyor: self.surveyor().leisurely(self.config.sections.retention.pause.0),
                 chores: self.engines.chores(),
                 settings: self.config.sections.fleet.clone(),
             }),
             old_letters: 0,
+            audit: Watch::new(self.engines.audit()),
         };
-        tender.run(self.stop.clone()).await;
+        let census = Census {
+            surveyor: self.surveyor().leisurely(self.config.sections.retention.pause.0),
+            every: self.config.sections.health.fleet_every.0,
+        };
+        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()));
     }
 
     /// What tells how the fleet stands.

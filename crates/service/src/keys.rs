@@ -28,6 +28,8 @@ use keyturn_schemas::ticket::TicketKeys;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
+use crate::expiry;
+
 pub use self::reload::LOOK;
 pub use self::replace::replace;
 
@@ -204,7 +206,8 @@ impl KeyStore {
         let text = fs::read_to_string(&path)
             .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
         let text = text.trim().to_owned();
-        key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
+        let set = key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
+        expiry::note("key_set", set.not_after);
         Ok(text)
     }
 
@@ -260,6 +263,11 @@ impl KeyStore {
 pub(crate) fn secret_of_service(path: &Path) -> Result<SecretString, KeyError> {
     let found = read(path, "service")?;
     Ok(SecretString::from(found.text.trim()))
+}
+
+/// The text of a secret file of several lines.
+pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    Ok(read(path, "service")?.text)
 }
 
 fn read(path: &Path, kind: &'static str) -> Result<Found, KeyError> {

@@ -5,6 +5,7 @@
 //! order: [`config`], [`keys`], [`engines`], [`host`] (what a role gets), [`shell`] (a process from start to
 //! end), [`http`], [`health`], [`telemetry`].
 
+mod audited;
 pub mod backups;
 pub mod config;
 pub mod engines;
@@ -23,6 +24,8 @@ pub mod queues {
     pub use keyturn_ports::queue::QueueName;
 }
 
+mod expiry;
 pub mod health;
 pub mod http;
+pub mod spans;
 pub mod telemetry;

@@ -1,23 +1,24 @@
 //! A process from start to end: arguments, configuration, logs, engines, health, signals, drain.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Logs};
 use crate::engines::{Engines, OpenError};
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
 use crate::supervise::Supervisor;
-use crate::{health, telemetry};
+use crate::{health, spans, telemetry};
 
 /// The arguments of every role.
 #[derive(Debug, Parser)]
@@ -98,7 +99,9 @@ where
 {
     let config = Config::load(&arguments.config)?;
     telemetry::start_logs(&config.sections.logs)?;
+    let metrics = telemetry::start_metrics();
     let host = host_as(config, &format!("keyturn-{name}"))?;
+    let exporting = spans::start(&host.config, &format!("keyturn-{name}"))?;
     obey_signals(&host)?;
     let health = &host.config.sections.health;
     let configured = match name {
@@ -108,12 +111,13 @@ where
         _ => &health.notifier,
     };
     let address = arguments.health.unwrap_or_else(|| configured.clone());
-    let answering = answer(&host, &address, telemetry::start_metrics()).await?;
+    let answering = answer(&host, &address, metrics).await?;
     info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
     let stop = host.stop.clone();
     let ended = role(host).await;
     stop.cancel();
     answering.await.unwrap_or_else(|panic| error!(error = %panic, "the health endpoint failed"));
+    exporting.finish().await;
     info!(role = name, "ended");
     ended
 }
@@ -137,6 +141,9 @@ pub async fn answer(
     address: &str,
     metrics: Option<PrometheusHandle>,
 ) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    if let Some(metrics) = metrics.clone() {
+        tokio::spawn(keep_small(metrics, host.stop.clone()));
+    }
     if address == "off" {
         return Ok(tokio::spawn(async {}));
     }
@@ -146,25 +153,65 @@ pub async fn answer(
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 
+/// Takes the level of logs from the configuration file as it is now; nothing else of it. A file that cannot be used, or
+/// a level that cannot be read, leaves everything as it is.
+fn reread_level(file: &Path, current: &Mutex<Logs>) {
+    let logs = match Config::load(file) {
+        Ok(config) => config.sections.logs,
+        Err(error) => {
+            warn!(error = %error, "the configuration cannot be used, the log level stays as it is");
+            return;
+        }
+    };
+    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    if logs.level == current.level {
+        return;
+    }
+    if telemetry::log_more(&logs, false) {
+        info!(level = logs.level, "the log level was read again");
+        *current = logs;
+    } else {
+        warn!(level = logs.level, "this log level cannot be read, the one in use stays");
+    }
+}
+
+/// How often measurements are put together.
+const PUT_TOGETHER: Duration = Duration::from_secs(5);
+
+/// Puts measurements together from time to time. Otherwise each one is kept until somebody asks for `/metrics`, which
+/// nobody may ever do.
+async fn keep_small(metrics: PrometheusHandle, stop: CancellationToken) {
+    while tokio::time::timeout(PUT_TOGETHER, stop.cancelled()).await.is_err() {
+        metrics.run_upkeep();
+    }
+}
+
 /// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and
-/// from time to time, key files are looked at again. From now on the service manager is told how the process is. At SIGUSR1, logs go down to `debug`, and at the next one back.
+/// from time to time, key files are looked at again; at SIGHUP the log level of the configuration file, too. At SIGUSR1,
+/// logs go down to `debug`, and at the next one back. From now on the service manager is told how the process is.
 pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, keys, stop) = (signal(SignalKind::hangup())?, host.keys.clone(), host.stop.clone());
+    let level = Arc::new(Mutex::new(host.config.sections.logs.clone()));
+    let (file, current) = (host.config.file.clone(), Arc::clone(&level));
     tokio::spawn(host.keys.clone().watch(host.stop.clone()));
     let patience = host.config.sections.workers.stuck_after.0;
     tokio::spawn(host.supervisor.clone().ping(patience, host.stop.clone()));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             keys.hang_up();
+            if let Some(file) = &file {
+                reread_level(file, &current);
+            }
         }
     });
-    let (mut more, config) = (signal(SignalKind::user_defined1())?, Arc::clone(&host.config));
+    let mut more = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
         let mut more_logged = false;
         while more.recv().await.is_some() {
             more_logged = !more_logged;
-            if telemetry::log_more(&config.sections.logs, more_logged) {
+            let logs = level.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if telemetry::log_more(&logs, more_logged) {
                 info!(debug = more_logged, "told to log more, or as configured");
             }
         }

@@ -168,6 +168,10 @@ impl Queue for Marked {
         self.queue.settle(queue, settled, forward).await
     }
 
+    fn system(&self, queue: QueueName) -> &'static str {
+        self.queue.system(queue)
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         self.queue.depth(queue).await
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use keyturn_ports::queue::{DeadReason, QueueName};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -63,7 +64,44 @@ pub fn log_more(logs: &Logs, more: bool) -> bool {
     CHANGE.get().zip(filter).is_some_and(|(change, filter)| change(filter))
 }
 
-/// Starts counting. None if this process counts already.
+/// Starts counting. None if this process counts already. Call it before engines are opened: what they find then is
+/// counted, too.
 pub fn start_metrics() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().ok()
+    let handle = PrometheusBuilder::new().install_recorder().ok()?;
+    announce();
+    Some(handle)
 }
+
+/// Counters that alerts look for the first increase of start at zero: to Prometheus, a counter that appears with a one
+/// has not grown.
+fn announce() {
+    let version = env!("CARGO_PKG_VERSION");
+    metrics::gauge!("keyturn_build_info", "version" => version).set(1.0);
+    for queue in QueueName::ALL.map(QueueName::as_str) {
+        metrics::counter!("keyturn_engine_errors_total", "queue" => queue).increment(0);
+        metrics::counter!("keyturn_handler_panics_total", "queue" => queue).increment(0);
+        metrics::counter!("keyturn_leases_lost_total", "queue" => queue).increment(0);
+        for outcome in OUTCOMES {
+            metrics::counter!("keyturn_messages_settled_total", "queue" => queue, "outcome" => outcome)
+                .increment(0);
+        }
+        for reason in DeadReason::ALL.map(DeadReason::as_str) {
+            metrics::counter!("keyturn_dead_letters_total", "queue" => queue, "reason" => reason)
+                .increment(0);
+        }
+    }
+    for operation in ["append", "probe", "read"] {
+        metrics::counter!("keyturn_audit_failures_total", "operation" => operation).increment(0);
+    }
+    for outcome in ["stored", "failed"] {
+        metrics::counter!("keyturn_vault_writes_total", "outcome" => outcome).increment(0);
+    }
+    for service in ["graph", "key_vault", "storage_queue"] {
+        metrics::counter!("keyturn_azure_throttled_total", "service" => service).increment(0);
+    }
+    metrics::counter!("keyturn_recovery_log_failures_total").increment(0);
+    metrics::counter!("keyturn_store_restored_total").increment(0);
+}
+
+/// How a delivery may end.
+const OUTCOMES: [&str; 4] = ["done", "released", "retried", "dead_lettered"];

@@ -19,6 +19,9 @@ use crate::fleet::Clerk;
 /// Pages of `retention.batch` that are adopted from a queue in one round: a flood there keeps nothing else waiting.
 const PAGES_ADOPTED: usize = 20;
 
+pub(crate) mod audit;
+pub(crate) mod fleet;
+
 /// Looks after a store.
 pub(crate) struct Tender {
     pub(crate) upkeep: Arc<dyn Upkeep>,
@@ -30,6 +33,8 @@ pub(crate) struct Tender {
     pub(crate) clerk: Option<Clerk>,
     /// How many dead letters were too old when it was last looked.
     pub(crate) old_letters: u64,
+    /// The audit.
+    pub(crate) audit: audit::Watch,
 }
 
 impl Tender {
@@ -41,6 +46,7 @@ impl Tender {
                 warn!(%error, "looking after the store failed, it is tried again");
             }
             tokio::select! { () = stop.cancelled() => return, () = self.survey() => {} }
+            self.audit.round(self.clock.now(), self.retention.pause.0, &stop).await;
             tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(every) => {} }
         }
     }

@@ -66,6 +66,7 @@ macro_rules! conformance {
             rows_are_numbered_from_one,
             recent_rows_come_newest_first,
             pages_come_oldest_first,
+            a_probe_leaves_no_row,
             an_untouched_chain_is_intact,
         ]);
     };

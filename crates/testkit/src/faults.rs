@@ -126,6 +126,10 @@ impl<E: Queue> Queue for Faulty<E> {
         self.faults.around(self.engine.settle(queue, settled, forward), Err).await
     }
 
+    fn system(&self, queue: QueueName) -> &'static str {
+        self.engine.system(queue)
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         self.engine.depth(queue).await
     }

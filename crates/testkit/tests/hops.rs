@@ -67,6 +67,10 @@ impl Queue for Elsewhere {
         self.file.settle(queue, settled, forward).await
     }
 
+    fn system(&self, _: QueueName) -> &'static str {
+        "elsewhere"
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error> {
         self.file.depth(queue).await
     }

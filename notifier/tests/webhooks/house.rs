@@ -92,7 +92,7 @@ impl House {
             webhook: None,
         };
         let (device, request) = (sample::device(of), sample::request(n));
-        let trace = TraceParent::draw(&SystemEntropy);
+        let trace = TraceParent::of(request);
         let envelope = Envelope::new(request, device, "rotator", self.clock.now(), trace, raised);
         let message = NewMessage { request, device, body: envelope.to_json() };
         self.database.send(QueueName::Alarms, vec![message]).await.unwrap();

@@ -142,9 +142,7 @@ async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
     say!("dead letter {} of {}: {}", id.0, letter.queue, letter.reason);
     say!("  device   {}", letter.message.device);
     say!("  message  {}", letter.message.request);
-    if let Some(trace) = trace(&letter) {
-        say!("  trace    {trace}");
-    }
+    say!("  trace    {}", trace(&letter));
     let (sent, died) = (output::when(letter.enqueued), output::when(letter.died));
     say!("  sent     {sent}, died {died}, delivered {} times", letter.deliveries);
     say!("  attempts, the last {} of {}:", letter.attempts.len(), letter.deliveries);
@@ -233,11 +231,12 @@ fn last_error(letter: &DeadLetter) -> String {
     letter.attempts.last().map(|attempt| attempt.error.clone()).unwrap_or_default()
 }
 
-/// The trace that the letter's message belongs to.
-fn trace(letter: &DeadLetter) -> Option<String> {
-    let envelope: Value = serde_json::from_str(&letter.message.body).ok()?;
-    let trace: TraceParent = envelope.get("traceparent")?.as_str()?.parse().ok()?;
-    Some(trace.trace_id())
+/// The trace that the letter's message belongs to: as its envelope says, or, if that cannot be read, as the ingress names
+/// traces.
+fn trace(letter: &DeadLetter) -> String {
+    let envelope: Option<Value> = serde_json::from_str(&letter.message.body).ok();
+    let written = envelope.and_then(|envelope| envelope.get("traceparent")?.as_str()?.parse().ok());
+    written.unwrap_or_else(|| TraceParent::of(letter.message.request)).trace_id()
 }
 
 fn describe(letter: &DeadLetter) -> Value {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keyturn_service::config::Config;
-use keyturn_service::{shell, telemetry};
+use keyturn_service::{shell, spans, telemetry};
 use tracing::info;
 
 use crate::cli::{Arguments, Up};
@@ -25,6 +25,8 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     // What was said on the command line goes by the same rules as what stands in the file.
     let checked = config.sections.check();
     let config = checked.map_err(|problems| anyhow::anyhow!("{}", problems.join("; ")))?;
+    // A level of the command line is not taken back by a file.
+    let config = Config { file: up.log_level.is_none().then(|| arguments.config.clone()), ..config };
     let listen = config.sections.ingress.listen;
     if !listen.ip().is_loopback() && !up.danger_serve_beyond_loopback {
         bail!(
@@ -33,10 +35,12 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
         );
     }
     telemetry::start_logs(&config.sections.logs)?;
+    let metrics = telemetry::start_metrics();
     let host = shell::host(config)?;
+    let exporting = spans::start(&host.config, "keyturn")?;
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
-    let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
+    let answering = shell::answer(&host, &health, metrics).await?;
     // The device API and the workers of four queues.
     host.supervisor.await_parts(5);
     let roles = Roles::new(host.clone());
@@ -49,5 +53,6 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
         worker.await?;
     }
     answering.await?;
+    exporting.finish().await;
     Ok(ExitCode::SUCCESS)
 }

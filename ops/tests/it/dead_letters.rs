@@ -10,8 +10,8 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{EventId, LaneId, RequestId};
 use keyturn_domain::lane::Alarm;
 use keyturn_ports::audit::{Action, NewRow};
-use keyturn_ports::dead_letters::DeadLetterId;
 use keyturn_ports::dead_letters::jobs::{Act, Move, NewJob};
+use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::{DeadReason, NewMessage, QueueName, Settlement};
 use keyturn_schemas::alarm::AlarmRaised;
 use keyturn_schemas::envelope::{Envelope, TraceParent};
@@ -54,7 +54,7 @@ pub(crate) fn alarm(device: &Registration) -> NewMessage {
         webhook: Some("desk".parse().unwrap()),
     };
     let request = RequestId(entropy.bytes());
-    let trace = TraceParent::draw(entropy);
+    let trace = TraceParent::of(request);
     let body = Envelope::new(request, device.id, "rotator", now, trace, raised).to_json();
     NewMessage { request, device: device.id, body }
 }
@@ -137,11 +137,15 @@ async fn they_are_grouped_filtered_planned_and_replayed_once() {
     assert_eq!(alarms(&deployment).await, (4, 0), "each moved once");
     assert_eq!(recorded(&deployment, "DeadLettersReplayed"), 1 + 4);
 
-    // The same messages, byte for byte.
+    // The same messages, byte for byte but for the mark of a replay.
     let leased =
         engines(&deployment).queue().lease(QueueName::Alarms, 9, std::time::Duration::from_secs(9)).await;
     let mut on_queue: Vec<_> = leased.unwrap().into_iter().map(|leased| leased.message).collect();
-    let mut were: Vec<_> = before.into_iter().map(|letter| letter.message).collect();
+    let marked = |letter: DeadLetter| {
+        let envelope = Envelope::<AlarmRaised>::parse(&letter.message.body).unwrap();
+        NewMessage { body: envelope.replayed(letter.id.0).to_json(), ..letter.message }
+    };
+    let mut were: Vec<_> = before.into_iter().map(marked).collect();
     on_queue.sort_by_key(|message| message.request);
     were.sort_by_key(|message| message.request);
     assert_eq!(on_queue, were);

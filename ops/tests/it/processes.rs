@@ -252,10 +252,15 @@ async fn nothing_is_lost(deployment: &Deployment, devices: &[Device], rounds: us
 
 impl Role {
     pub(crate) fn start(name: &'static str, deployment: &Deployment) -> Self {
+        Self::answering(name, deployment, "off")
+    }
+
+    /// One that answers health questions at this address.
+    pub(crate) fn answering(name: &'static str, deployment: &Deployment, health: &str) -> Self {
         let child = Command::new(binary(&format!("keyturn-{name}")))
             .arg("--config")
             .arg(deployment.config())
-            .args(["--health", "off"])
+            .args(["--health", health])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

@@ -85,8 +85,8 @@ fn message_refusal() -> Problem {
 }
 
 fn envelope<D: Data>(message: &SignedMessage, stage: &str, data: D) -> Value {
-    let trace = TraceParent::draw(&world::Counting(0xc0));
     let rid: RequestId = message.rid();
+    let trace = TraceParent::of(rid).sampled(true);
     file(&Envelope::new(rid, world::device(), stage, world::RECEIVED, trace, data).to_json())
 }
 

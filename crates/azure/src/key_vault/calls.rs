@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::names::{Place, is_id};
 use super::stored::{CONTENT_TYPE, Listed, Stored};
 use crate::failure::{Failure, Refused};
-use crate::retry::Attempts;
+use crate::retry::{Attempts, count_throttle};
 use crate::transport::HttpsUrl;
 
 pub(super) const READING: &str = "reading a password version from Key Vault";
@@ -109,7 +109,7 @@ impl Shard {
             Ok(None) if made < self.attempts.most => Ok(Written::Unknown(Duration::ZERO)),
             Ok(None) => Err(self.told(&Failure::Nonsense("the answer does not name the version"), STORING)),
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = noted(Failure::of(&error));
                 // An answer that cannot be read may follow on a write that was made, so that is looked for as well.
                 let silence = Failure::Silence("the outcome is unknown");
                 let judged = if failure.is_unknown() { &silence } else { &failure };
@@ -144,7 +144,7 @@ impl Shard {
         loop {
             let failure = match call().await {
                 Ok(value) => return Ok(value),
-                Err(error) => Failure::of(&error),
+                Err(error) => noted(Failure::of(&error)),
             };
             let Some(pause) = self.attempts.pause(made, &failure, &*self.entropy) else {
                 return Err(failure);
@@ -192,6 +192,14 @@ impl Shard {
         let mend = if mend.is_empty() { String::new() } else { format!(": {mend}") };
         Error::new(kind, action, format!("{}: {failure}{mend}", self.url))
     }
+}
+
+/// Counts it if the vault throttles.
+fn noted(failure: Failure) -> Failure {
+    if let Failure::Refused(Refused { status, .. }) = &failure {
+        count_throttle("key_vault", *status);
+    }
+    failure
 }
 
 fn listed(name: &str, one: &SecretProperties) -> Option<Listed> {

@@ -4,6 +4,8 @@ use azure_core::error::ErrorKind;
 use azure_core::http::StatusCode;
 use keyturn_ports::{Error, Kind};
 
+use crate::retry::count_throttle;
+
 /// What a call ended with that did not succeed.
 pub(super) enum Failure {
     /// The receipt names no lease any more.
@@ -49,6 +51,7 @@ fn told(action: &'static str, error: &azure_core::Error, status: Option<StatusCo
         };
         return Error::new(Kind::Unavailable, action, detail);
     };
+    count_throttle("storage_queue", u16::from(status));
     let kind = match status {
         StatusCode::Unauthorized | StatusCode::Forbidden => Kind::Denied,
         StatusCode::PayloadTooLarge | StatusCode::BadRequest => Kind::Corrupt,

@@ -7,6 +7,7 @@ mod fleet;
 mod policies;
 mod queues;
 mod state;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use self::fleet::Fleet;
 pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues};
 pub use self::state::{Postgres, State};
+pub use self::traces::Traces;
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
 /// Lengths of time are a number and a unit: ms, s, m, h or d.
@@ -100,6 +102,9 @@ pub struct Sections {
     /// What is logged, on stderr.
     #[config(nested)]
     pub logs: Logs,
+    /// Where spans are exported to. docs/TRACING.md says what is in them.
+    #[config(nested)]
+    pub traces: Traces,
     /// When `keyturn doctor` warns.
     #[config(nested)]
     pub doctor: Doctor,
@@ -488,6 +493,10 @@ pub struct Health {
     /// The notifier.
     #[config(default = "127.0.0.1:9104")]
     pub notifier: String,
+    /// How often the rotator counts how many devices stand how, for /metrics. Each time it reads the directory and the
+    /// ledger from end to end. "0s": never.
+    #[config(default = "15m")]
+    pub fleet_every: Span,
 }
 
 /// What is logged.

@@ -15,6 +15,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::expiry;
+
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -99,8 +101,13 @@ impl Files {
         }
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| problem(&self.key, format!("not a PEM private key: {error}")))?;
-        CertifiedKey::from_der(chain, key, &self.provider)
-            .map_err(|error| problem(&self.key, format!("the key does not serve this certificate: {error}")))
+        let key = CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| {
+            problem(&self.key, format!("the key does not serve this certificate: {error}"))
+        })?;
+        if let Some(ends) = expiry::of_chain(key.cert.iter().map(|link| &**link)) {
+            expiry::note("server", ends);
+        }
+        Ok(key)
     }
 
     fn changed(&self) -> Seen {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_domain::span::Span;
 use keyturn_ports::Kind;
+use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified};
 use keyturn_ports::upkeep::Forgotten;
 
 use super::*;
@@ -58,6 +59,32 @@ impl Strays for Heap {
     }
 }
 
+/// An audit without rows; the real one is watched in the tests beside [`audit::Watch`].
+struct NoAudit;
+
+#[async_trait]
+impl AuditSink for NoAudit {
+    async fn append(&self, _: NewRow) -> Result<u64, Error> {
+        unreachable!("upkeep appends nothing")
+    }
+
+    async fn probe(&self, _: NewRow) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn recent(&self, _: usize) -> Result<Vec<Row>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn after(&self, _: u64, _: usize) -> Result<Vec<Row>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn verify(&self) -> Result<Verified, Error> {
+        unreachable!("upkeep follows the chain itself")
+    }
+}
+
 const DAY: u64 = 24 * 3600 * 1000;
 const NOW: u64 = 1000 * DAY;
 
@@ -97,6 +124,7 @@ async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
         retention: retention(),
         clerk: None,
         old_letters: 0,
+        audit: audit::Watch::new(Arc::new(NoAudit)),
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(tender.run(stop.clone()));

@@ -49,6 +49,17 @@ pub async fn recent_rows_come_newest_first(subject: &impl Subject<Engine: AuditS
     assert_eq!(hashes.len(), recent.len());
 }
 
+/// Whether a row could be appended is tried without appending it: neither a row nor its number is used up.
+pub async fn a_probe_leaves_no_row(subject: &impl Subject<Engine: AuditSink>) {
+    let audit = subject.engine();
+    audit.probe(row(9, Action::SecretGet)).await.unwrap();
+    assert!(audit.recent(1).await.unwrap().is_empty());
+    assert_eq!(append_all(audit).await, [1, 2, 3, 4]);
+    audit.probe(row(9, Action::SecretGet)).await.unwrap();
+    assert_eq!(audit.append(row(5, Action::SecretGet)).await.unwrap(), 5);
+    assert_eq!(audit.verify().await.unwrap(), Verified::Intact { rows: 5 });
+}
+
 /// Pages of rows come oldest first and do not overlap.
 pub async fn pages_come_oldest_first(subject: &impl Subject<Engine: AuditSink>) {
     let audit = subject.engine();
