@@ -23,11 +23,11 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
-pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
+pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
     Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation, Sections,
-    State, Tls, Trust, Vault, WebhookEntry, Workers,
+    ServiceBus, State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -146,6 +146,7 @@ impl Sections {
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
             .chain(self.data.epoch_file.as_mut())
             .chain(self.queues.azure_storage.secret_file.as_mut())
+            .chain(self.queues.service_bus.secret_file.as_mut())
             .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
             .chain(self.azure.paths())
     }

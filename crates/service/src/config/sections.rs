@@ -15,7 +15,7 @@ use keyturn_domain::span::Span;
 use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
-pub use self::queues::{AzureStorage, Queues};
+pub use self::queues::{AzureStorage, Queues, ServiceBus};
 pub use self::state::{Postgres, State};
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
