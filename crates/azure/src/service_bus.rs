@@ -176,14 +176,11 @@ impl ServiceBus {
     /// gives it up and an operator gets to see it.
     fn message(&self, received: &Received) -> (NewMessage, UnixMillis) {
         let body = received.body.clone();
-        match &received.about {
-            Some(about) => {
-                (NewMessage { request: about.request, device: about.device, body }, about.enqueued)
-            }
-            None => {
-                let (request, device) = (RequestId::of(&body), DeviceId::from_bytes([0; 16]));
-                (NewMessage { request, device, body }, self.clock.now())
-            }
+        if let Some(about) = &received.about {
+            (NewMessage { request: about.request, device: about.device, body }, about.enqueued)
+        } else {
+            let (request, device) = (RequestId::of(&body), DeviceId::from_bytes([0; 16]));
+            (NewMessage { request, device, body }, self.clock.now())
         }
     }
 

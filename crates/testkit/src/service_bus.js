@@ -43,6 +43,7 @@ class Queue {
         this.dedupMs = given.dedupMs ?? 0;
         this.sessions = given.sessions ?? false;
         this.entries = [];
+        this.sent = 0;
         this.links = [];
         this.seen = new Map();
         this.held = new Map();
@@ -74,6 +75,7 @@ class Queue {
             deferred: false,
         };
         this.entries.push(entry);
+        this.sent += 1;
         setImmediate(() => this.pump());
         return entry;
     }
@@ -556,9 +558,10 @@ function takeSession(queue, link) {
     queue.held.set(id, { link, until });
     link.keyturn.session = id;
     link.set_source(Object.assign({}, link.source, { filter: { "com.microsoft:session-filter": id } }));
-    // .NET counts in 100 ns from the year 1.
-    const ticks = (BigInt(until) * 10000n + 621355968000000000n).toString();
-    link.local.attach.properties = { "com.microsoft:locked-until-utc": types.wrap_long(BigInt(ticks)) };
+    // .NET counts in 100 ns from the year 1, which is more than a number of rhea's holds.
+    const ticks = Buffer.alloc(8);
+    ticks.writeBigInt64BE(BigInt(until) * 10000n + 621355968000000000n);
+    link.local.attach.properties = { "com.microsoft:locked-until-utc": types.wrap_long(ticks) };
     return true;
 }
 
@@ -590,6 +593,10 @@ container.on("sendable", ({ sender }) => queues.get(sender.keyturn?.name)?.pump(
 
 container.on("message", ({ receiver, connection, message, delivery }) => {
     const name = receiver.keyturn.name;
+    if (!connection.keyturn.links.has(receiver)) {
+        // On its way when the link was refused.
+        return undefined;
+    }
     receiver.add_credit(1);
     if (name === "$cbs") {
         delivery.accept();
@@ -639,7 +646,8 @@ function request(connection, name, message) {
 }
 
 function take(connection, queue, message, delivery) {
-    const reject = (told) => delivery.reject({ condition: told.condition, description: told.description });
+    // The client of Microsoft counts on all three fields.
+    const reject = ({ condition, description }) => delivery.reject({ condition, description, info: {} });
     let all = [message];
     if (delivery.format === BATCH) {
         const body = (Buffer.isBuffer(message) ? rhea.message.decode(message) : message).body;
@@ -746,7 +754,13 @@ function command(given) {
                 properties: entry.message.application_properties,
             }));
         const queue = queues.get(given.look);
-        return { alive: seen(queue), dead: seen(queue.dead), connections: connections.size, faults: faults.length };
+        return {
+            alive: seen(queue),
+            dead: seen(queue.dead),
+            sent: queue.sent,
+            connections: connections.size,
+            faults: faults.length,
+        };
     }
     throw new Error("there is no such command");
 }

@@ -54,11 +54,13 @@ impl FakeServiceBus {
     /// need be given. rhea is in the folder that KEYTURN_RHEA names, in which npm installed it.
     pub fn start(queues: &Value, tls: Option<&Certificate>) -> Self {
         let installed = std::env::var_os("KEYTURN_RHEA").expect("KEYTURN_RHEA: see ./test service-bus");
-        let mut settings = json!({ "keyName": POLICY, "key": KEY, "queues": queues });
-        if let Some(Certificate { certificate, key }) = tls {
-            settings["certificate"] = json!(certificate);
-            settings["certificateKey"] = json!(key);
-        }
+        let settings = json!({
+            "keyName": POLICY,
+            "key": KEY,
+            "queues": queues,
+            "certificate": tls.map(|tls| &tls.certificate),
+            "certificateKey": tls.map(|tls| &tls.key),
+        });
         let mut child = Command::new("node")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/service_bus.js"))
             .env("NODE_PATH", PathBuf::from(installed).join("node_modules"))
@@ -72,7 +74,8 @@ impl FakeServiceBus {
         let mut line = String::new();
         stdout.read_line(&mut line).expect("it speaks");
         let told: Value = serde_json::from_str(&line).expect("the fake starts");
-        let port = told["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("it has a port");
+        let port = told.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+        let port = port.expect("it has a port");
         Self(Arc::new(Process { child: Mutex::new(child), pipes: Mutex::new((stdin, stdout)), port }))
     }
 
@@ -102,7 +105,8 @@ impl FakeServiceBus {
         self.tell(&json!({ "drop": true }));
     }
 
-    /// What is on a queue: lists of `alive` and `dead`, and how many `connections` and `faults` there are.
+    /// What is on a queue: lists of `alive` and `dead`, how many were `sent` to it, and how many `connections` and `faults`
+    /// there are.
     pub fn look(&self, queue: &str) -> Value {
         self.tell(&json!({ "look": queue }))
     }

@@ -32,7 +32,7 @@ pub(super) enum Disposition {
 
 /// What is done over a connection, as often as it takes.
 enum Operation {
-    Send(Message<Data>),
+    Send(Box<Message<Data>>),
     Manage(&'static str, Vec<(&'static str, Value)>),
     Receive(usize),
 }
@@ -65,7 +65,7 @@ impl Entity {
         if bytes.len() > LARGEST {
             return Err(Wrong::TooLarge.during(action));
         }
-        self.call(&Operation::Send(message)).await.map(drop).map_err(|wrong| wrong.during(action))
+        self.call(&Operation::Send(Box::new(message))).await.map(drop).map_err(|wrong| wrong.during(action))
     }
 
     /// Puts a message on the queue that comes when its time has come.
@@ -224,7 +224,7 @@ impl Entity {
     async fn run(&self, line: &Line, operation: &Operation) -> Result<Outcome, Wrong> {
         match operation {
             Operation::Send(message) => {
-                line.send(&self.name, message.clone()).await?;
+                line.send(&self.name, (**message).clone()).await?;
                 Ok(Outcome::Done)
             }
             Operation::Manage(name, body) => {
@@ -301,13 +301,12 @@ impl Entity {
     /// The connection, with a token that lasts.
     async fn line(&self) -> Result<Arc<Line>, Wrong> {
         let mut slot = self.line.lock().await;
-        let line = match slot.as_ref().filter(|line| !line.is_over()) {
-            Some(line) => Arc::clone(line),
-            None => {
-                let line = Arc::new(Line::open(&self.home, &self.name).await?);
-                *slot = Some(Arc::clone(&line));
-                line
-            }
+        let line = if let Some(line) = slot.as_ref().filter(|line| !line.is_over()) {
+            Arc::clone(line)
+        } else {
+            let line = Arc::new(Line::open(&self.home, &self.name).await?);
+            *slot = Some(Arc::clone(&line));
+            line
         };
         drop(slot);
         if let Err(wrong) = line.authorise(&self.home, &self.name).await {

@@ -35,9 +35,12 @@ impl LockToken {
     /// From a delivery tag, where it is as .NET has it in memory: the first three fields with their least significant
     /// byte first.
     fn from_tag(tag: &[u8]) -> Option<Self> {
-        let [a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16] = tag.try_into().ok()?;
-        let [i, j, k, l, m, n, o, p] = rest;
-        Some(Self([d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]))
+        let mut bytes: [u8; 16] = tag.try_into().ok()?;
+        let (fields, _) = bytes.split_at_mut(8);
+        let (first, others) = fields.split_at_mut(4);
+        first.reverse();
+        others.chunks_exact_mut(2).for_each(<[u8]>::reverse);
+        Some(Self(bytes))
     }
 
     pub(super) fn value(self) -> Value {

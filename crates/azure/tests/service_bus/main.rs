@@ -1,4 +1,4 @@
-//! Queues of Service Bus against the fake that Microsoft's client takes for one: `./test service-bus`.
+//! Queues of Service Bus against the fake, which Microsoft's client takes for one (`./test azure`): `./test service-bus`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -53,7 +53,7 @@ async fn a_lock_that_ran_out_is_void_and_the_message_comes_again() {
     let lost = lease_one(queues).await;
     clock.advance(LEASE);
     for settlement in [later(), Settlement::Release, Settlement::Complete] {
-        assert_eq!(settle(queues, &lost, settlement).await, [lost.receipt.clone()]);
+        assert_eq!(settle(queues, &lost, settlement).await, std::slice::from_ref(&lost.receipt));
     }
     let again = lease_one(queues).await;
     assert_eq!(again.deliveries, 2);
