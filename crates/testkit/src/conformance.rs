@@ -148,7 +148,7 @@ macro_rules! conformance {
     (queue_on_one_server, $server:ty) => {
         $crate::conformance!(@queue on_one $server, [a_lease_that_ran_out_holds_until_taken]);
     };
-    (@queue $how:ident $subject:ty, [$($more:ident),*]) => {
+    (@queue $how:ident $subject:ty, [$($more:ident),* $(,)?]) => {
         $crate::conformance!(@$how queue, $subject, [
             a_message_is_leased_as_sent,
             queues_are_apart,
