@@ -223,7 +223,7 @@ impl Queue for StorageQueues {
             .map(|message| Head::of(message, now).text(&message.body))
             .collect::<Result<_, _>>()?;
         let client = &self.pair(queue).queue;
-        let outcomes = client::each(self.parallel, texts, |text| async { client.put(text).await }).await;
+        let outcomes = crate::each(self.parallel, texts, |text| async { client.put(text).await }).await;
         self.bell(queue).notify_waiters();
         outcomes.into_iter().collect()
     }
@@ -253,7 +253,7 @@ impl Queue for StorageQueues {
         receipts: Vec<Receipt>,
         lease: Duration,
     ) -> Result<Vec<Receipt>, Error> {
-        let renewed = client::each(self.parallel, receipts, |receipt| async move {
+        let renewed = crate::each(self.parallel, receipts, |receipt| async move {
             let void = self.renew_one(queue, &receipt, lease).await?;
             Ok::<_, Error>(void.then_some(receipt))
         });
@@ -274,7 +274,7 @@ impl Queue for StorageQueues {
                 self.send(onto, messages).await?;
             }
         }
-        let settled = client::each(self.parallel, settled, |(receipt, settlement)| async move {
+        let settled = crate::each(self.parallel, settled, |(receipt, settlement)| async move {
             let done = self.settle_one(queue, &receipt, settlement).await?;
             Ok::<_, Error>((!done).then_some(receipt))
         });

@@ -24,11 +24,11 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
-pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
+pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
     Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation,
-    Sections, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
+    Sections, ServiceBus, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
 };
 pub use self::traces::TraceExport;
 
@@ -157,6 +157,7 @@ impl Sections {
             .chain(self.data.epoch_file.as_mut())
             .chain([&mut self.traces.headers_file, &mut self.traces.ca].into_iter().flatten())
             .chain(self.queues.azure_storage.secret_file.as_mut())
+            .chain(self.queues.service_bus.secret_file.as_mut())
             .chain([&mut postgres.password_file, &mut postgres.roots].into_iter().flatten())
             .chain(self.azure.paths())
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
 use keyturn_azure::pace::Bucket;
+use keyturn_azure::service_bus;
 use keyturn_azure::storage_queues::Access;
-use keyturn_azure::{SetupError, StorageQueues};
+use keyturn_azure::{ServiceBus, SetupError, StorageQueues};
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
@@ -32,7 +33,8 @@ use keyturn_ports::{Error, Kind};
 use crate::audited::Counted;
 use crate::backups::{BackupError, Checked};
 use crate::config::{
-    AccessBy, AzureAccess, Backup, Config, DirectoryEngine, QueueEngines, StorageAccount, VaultEngine,
+    AccessBy, AzureAccess, Backup, BusNamespace, Config, DirectoryEngine, QueueEngines, StorageAccount,
+    VaultEngine,
 };
 use crate::keys::{self, KeyError};
 use crate::recovery::{LoggedVault, RecoveryLog};
@@ -96,10 +98,50 @@ type Outside = (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn
 fn outside(
     config: &QueueEngines,
     azure: Option<&AzureAccess>,
-    graveyard: Arc<dyn Graveyard>,
+    graveyard: &Arc<dyn Graveyard>,
     clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
 ) -> Result<Outside, OpenError> {
-    let Some(StorageAccount { endpoint, access }) = &config.account else { return Ok(Outside::default()) };
+    let (mut outside, mut strays) = Outside::default();
+    if let Some(account) = &config.account {
+        let engine = Arc::new(storage(account, azure, graveyard, clock)?);
+        for queue in &config.azure_storage {
+            outside.insert(*queue, Arc::clone(&engine) as _);
+            strays.insert(*queue, Arc::clone(&engine) as _);
+        }
+    }
+    if let Some((namespace, azure)) = config.namespace.as_ref().zip(azure) {
+        let queues = bus(namespace, azure, graveyard, clock, entropy)?;
+        outside.extend(config.service_bus.iter().map(|queue| (*queue, Arc::clone(&queues))));
+    }
+    Ok((outside, strays))
+}
+
+fn bus(
+    BusNamespace { settings, policy }: &BusNamespace,
+    AzureAccess { credential, reach }: &AzureAccess,
+    graveyard: &Arc<dyn Graveyard>,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Arc<dyn Queue>, OpenError> {
+    let access = match policy {
+        None => service_bus::Access::Token(credential.open(reach)?),
+        Some((policy, file)) => {
+            let key = keys::secret_of_service(file)?;
+            service_bus::Access::SharedKey { policy: policy.clone(), key }
+        }
+    };
+    let settings = service_bus::Settings { ca: reach.ca.clone(), ..settings.clone() };
+    let (graveyard, clock, entropy) = (Arc::clone(graveyard), Arc::clone(clock), Arc::clone(entropy));
+    Ok(Arc::new(ServiceBus::new(settings, access, graveyard, clock, entropy)?))
+}
+
+fn storage(
+    StorageAccount { endpoint, access }: &StorageAccount,
+    azure: Option<&AzureAccess>,
+    graveyard: &Arc<dyn Graveyard>,
+    clock: &Arc<dyn Clock>,
+) -> Result<StorageQueues, OpenError> {
     let access = match access {
         AccessBy::Identity => {
             let unset = || Error::new(Kind::Denied, "using a storage queue", "there is no azure.credential");
@@ -111,13 +153,7 @@ fn outside(
         }
         AccessBy::Signature(file) => Access::Signature(keys::secret_of_service(file)?),
     };
-    let engine = Arc::new(StorageQueues::new(endpoint, &access, graveyard, Arc::clone(clock))?);
-    let (queues, strays): (Arc<dyn Queue>, Arc<dyn Strays>) = (engine.clone(), engine);
-    Ok(config
-        .azure_storage
-        .iter()
-        .map(|queue| ((*queue, Arc::clone(&queues)), (*queue, Arc::clone(&strays))))
-        .unzip())
+    Ok(StorageQueues::new(endpoint, &access, Arc::clone(graveyard), Arc::clone(clock))?)
 }
 
 /// The state as one of its ports.
@@ -177,7 +213,7 @@ impl Engines {
             State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
             State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
         };
-        let (outside, strays) = outside(&config.queues, config.azure.as_ref(), graveyard, &clock)?;
+        let (outside, strays) = outside(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
         let hops = Hops::new(inside, outside).with_strays(strays);
         let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })

@@ -142,13 +142,28 @@ macro_rules! conformance {
         ]);
     };
     (queue, $subject:ty) => {
-        $crate::conformance!(@cases queue, $subject, [
+        $crate::conformance!(@queue cases $subject, [
+            a_clock_set_back_hides_nothing_for_good,
+            a_lease_that_ran_out_holds_until_taken,
+        ]);
+    };
+    // The same for a service whose leases are void when they have run out, whether or not somebody else has the
+    // message.
+    (queue_with_strict_leases, $subject:ty) => {
+        $crate::conformance!(@queue cases $subject, [a_clock_set_back_hides_nothing_for_good]);
+    };
+    // The same for a service that goes by a clock of its own and takes long to start: one test, in which each case has
+    // a `deployment()` of what `start()` gave.
+    (queue_on_one_server, $server:ty) => {
+        $crate::conformance!(@queue on_one $server, [a_lease_that_ran_out_holds_until_taken]);
+    };
+    (@queue $how:ident $subject:ty, [$($more:ident),* $(,)?]) => {
+        $crate::conformance!(@$how queue, $subject, [
             a_message_is_leased_as_sent,
             queues_are_apart,
             at_most_max_are_leased,
             a_leased_message_is_hidden,
             a_lease_that_ran_out_is_given_to_the_next,
-            a_lease_that_ran_out_holds_until_taken,
             a_renewed_lease_lasts,
             completing_twice_is_void,
             strange_receipts_are_void,
@@ -157,9 +172,9 @@ macro_rules! conformance {
             forwards_come_with_the_completion,
             forwards_of_void_receipts_are_sent,
             depth_tells_what_is_there,
-            a_clock_set_back_hides_nothing_for_good,
             arrival_resolves_when_a_message_is_sent,
             arrival_resolves_when_a_lease_runs_out,
+            $($more,)*
         ]);
     };
     (results, $subject:ty) => {
@@ -190,6 +205,16 @@ macro_rules! conformance {
             a_repeated_put_stores_once,
             history_is_newest_first,
         ]);
+    };
+    (@on_one $suite:ident, $server:ty, [$($case:ident,)*]) => {
+        #[tokio::test]
+        async fn the_contract_is_kept() {
+            let server = <$server>::start().await;
+            $(
+                println!(stringify!($case));
+                $crate::conformance::$suite::$case(&server.deployment()).await;
+            )*
+        }
     };
     (@cases $suite:ident, $subject:ty, [$($case:ident,)*]) => {
         mod $suite {

@@ -11,4 +11,5 @@ pub mod device;
 pub mod faults;
 pub mod postgres;
 pub mod receiver;
+pub mod service_bus;
 pub mod system;

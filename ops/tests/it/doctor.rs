@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::deployment::{Deployment, register, text};
 use crate::keys::World;
+use crate::processes::free_address;
 
 /// State and mend of each check of this name.
 fn found(deployment: &Deployment, check: &str) -> Vec<(String, String)> {
@@ -97,6 +98,36 @@ fn each_illness_is_told_with_its_mend() {
 
     deployment.configure("[nonsense]\n");
     is(&deployment, "configuration", "Failed", "nonsense");
+}
+
+/// A hop that is not in the database is not mended there.
+#[test]
+fn a_hop_elsewhere_that_does_not_answer_is_told_with_where_it_is() {
+    let deployment = Deployment::init();
+    let secret = deployment.path("queues.key");
+    fs::write(&secret, "bm90IGEgc2VjcmV0LCBidXQgYSB0ZXN0Cg==").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    // Nothing listens there.
+    let nowhere = free_address();
+    deployment.configure(&format!(
+        "[queues]\nfindings = \"azure-storage\"\noutcomes = \"service-bus\"\n[queues.azure_storage]\n\
+         endpoint = \"http://{nowhere}/account\"\naccess = \"key\"\naccount = \"account\"\nsecret_file = {secret:?}\n\
+         [queues.service_bus]\nendpoint = \"amqp://{nowhere}\"\naccess = \"key\"\npolicy = \"p\"\n\
+         secret_file = {secret:?}\n[azure]\nattempts = 1\n"
+    ));
+    let found = found(&deployment, "queue");
+    for (queue, state, mend) in [
+        ("requests", "Ok", ""),
+        ("findings", "Failed", "see queues.azure_storage"),
+        ("outcomes", "Failed", "see queues.service_bus"),
+        ("alarms", "Ok", ""),
+    ] {
+        let told = found.iter().find(|(_, text)| text.starts_with(&format!("{queue}:"))).unwrap();
+        assert!(
+            told.0 == state && told.1.contains(mend) && !told.1.contains("mend the database"),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]

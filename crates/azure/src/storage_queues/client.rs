@@ -12,7 +12,6 @@ use azure_storage_queue::models::{
     QueueMessage,
 };
 use azure_storage_queue::{QueueClient, QueueClientOptions};
-use futures_util::StreamExt as _;
 use keyturn_ports::{Error, Kind};
 use secrecy::ExposeSecret as _;
 use tokio::sync::OnceCell;
@@ -180,13 +179,4 @@ fn seconds(span: Duration) -> i32 {
     let span = span.min(LONGEST);
     let whole = span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0));
     i32::try_from(whole).unwrap_or(i32::MAX)
-}
-
-/// Does something with each item, several at a time. The answers are in the order of the items.
-pub(super) async fn each<T, R, F: Future<Output = R>>(
-    parallel: usize,
-    items: Vec<T>,
-    work: impl Fn(T) -> F,
-) -> Vec<R> {
-    futures_util::stream::iter(items.into_iter().map(work)).buffered(parallel).collect().await
 }

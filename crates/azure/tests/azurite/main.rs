@@ -20,44 +20,14 @@ use keyturn_ports::Kind;
 use keyturn_ports::dead_letters::{DeadLetters as _, Died, Graveyard, Strays as _};
 use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_testkit::azurite::{ACCOUNT, KEY};
-use keyturn_testkit::conformance::{queue, sample};
+use keyturn_testkit::conformance::sample;
 
 use self::server::{Azurite, Deployment};
 
 const QUEUE: QueueName = QueueName::Findings;
 const LEASE: Duration = Duration::from_mins(1);
 
-/// The contract of every queue, but for one case: what a clock of the service's own does is its own affair.
-#[tokio::test]
-async fn the_contract_of_queues_is_kept() {
-    let azurite = Azurite::start().await;
-    macro_rules! keeps {
-        ($($case:ident),* $(,)?) => {
-            $(
-                println!(stringify!($case));
-                queue::$case(&azurite.deployment()).await;
-            )*
-        };
-    }
-    keeps!(
-        a_message_is_leased_as_sent,
-        queues_are_apart,
-        at_most_max_are_leased,
-        a_leased_message_is_hidden,
-        a_lease_that_ran_out_is_given_to_the_next,
-        a_lease_that_ran_out_holds_until_taken,
-        a_renewed_lease_lasts,
-        completing_twice_is_void,
-        strange_receipts_are_void,
-        a_retry_comes_back_after_its_delay,
-        a_release_does_not_count,
-        forwards_come_with_the_completion,
-        forwards_of_void_receipts_are_sent,
-        depth_tells_what_is_there,
-        arrival_resolves_when_a_message_is_sent,
-        arrival_resolves_when_a_lease_runs_out,
-    );
-}
+keyturn_testkit::conformance!(queue_on_one_server, Azurite);
 
 #[tokio::test]
 async fn messages_die_into_the_index() {

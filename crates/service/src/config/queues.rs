@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keyturn_azure::service_bus::{self, Namespace};
 use keyturn_azure::storage_queues::Endpoint;
 use keyturn_ports::queue::QueueName;
 
-use super::{AzureStorage, Queues, Sections, note};
+use super::{AzureStorage, Queues, Sections, ServiceBus, note};
 
 /// Which hops have engines of their own, and where those are.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,19 @@ pub struct QueueEngines {
     pub azure_storage: BTreeSet<QueueName>,
     /// The account they are on; there is one if there are any.
     pub account: Option<StorageAccount>,
+    /// The hops on Azure Service Bus.
+    pub service_bus: BTreeSet<QueueName>,
+    /// The namespace they are in; there is one if there are any.
+    pub namespace: Option<BusNamespace>,
+}
+
+/// A namespace of Azure Service Bus.
+#[derive(Clone, Debug)]
+pub struct BusNamespace {
+    /// Where it is and how it is used, but for the certificates that `azure.ca` names.
+    pub settings: service_bus::Settings,
+    /// The shared access policy and the file with its key; none to go as who this process is to Azure.
+    pub policy: Option<(String, PathBuf)>,
 }
 
 /// An account of Azure Storage.
@@ -46,16 +60,25 @@ pub enum AccessBy {
 impl Sections {
     /// Whether a hop is reached as who this process is to Azure.
     pub(super) fn queues_by_identity(&self) -> bool {
-        let Queues { requests, findings, outcomes, alarms, azure_storage } = &self.queues;
-        azure_storage.access == "identity"
-            && [requests, findings, outcomes, alarms].into_iter().any(|engine| engine == "azure-storage")
+        self.queues.azure_storage.access == "identity" && self.has_hop_on("azure-storage")
+    }
+
+    /// Whether a hop is on Service Bus. It is reached with the timeouts, attempts and certificates of Azure's other
+    /// services, whoever this process is to it.
+    pub(super) fn queues_on_service_bus(&self) -> bool {
+        self.has_hop_on("service-bus")
+    }
+
+    fn has_hop_on(&self, engine: &str) -> bool {
+        let Queues { requests, findings, outcomes, alarms, .. } = &self.queues;
+        [requests, findings, outcomes, alarms].into_iter().any(|one| one == engine)
     }
 
     /// Which engine each hop has; or what is wrong, each with its key.
     pub(super) fn queue_engines(&self) -> Result<QueueEngines, Vec<String>> {
         let section = &self.queues;
         let mut problems = Vec::new();
-        let mut azure_storage = BTreeSet::new();
+        let (mut azure_storage, mut service_bus) = (BTreeSet::new(), BTreeSet::new());
         for (queue, engine) in [
             (QueueName::Requests, &section.requests),
             (QueueName::Findings, &section.findings),
@@ -67,8 +90,11 @@ impl Sections {
                 "azure-storage" => {
                     azure_storage.insert(queue);
                 }
+                "service-bus" => {
+                    service_bus.insert(queue);
+                }
                 other => problems.push(format!(
-                    "queues.{queue}: «{other}» is no engine of queues; there are state and azure-storage"
+                    "queues.{queue}: «{other}» is no engine of queues; there are state, azure-storage and service-bus"
                 )),
             }
         }
@@ -77,7 +103,71 @@ impl Sections {
         } else {
             account(&section.azure_storage).map_err(|wrong| problems.extend(wrong)).ok()
         };
-        if problems.is_empty() { Ok(QueueEngines { azure_storage, account }) } else { Err(problems) }
+        let namespace = if service_bus.is_empty() {
+            None
+        } else {
+            self.namespace().map_err(|wrong| problems.extend(wrong)).ok()
+        };
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(QueueEngines { azure_storage, account, service_bus, namespace })
+    }
+
+    fn namespace(&self) -> Result<BusNamespace, Vec<String>> {
+        let section = &self.queues.service_bus;
+        let key = |name: &str| format!("queues.service_bus.{name}");
+        let mut problems = Vec::new();
+        let missing = || "is missing: sb://NAMESPACE.servicebus.windows.net".to_owned();
+        let url = section.endpoint.as_deref().ok_or_else(missing);
+        let parsed = url.and_then(|url| Namespace::parse(url).map_err(|error| error.to_string()));
+        let namespace = note(&mut problems, &key("endpoint"), parsed);
+        note(&mut problems, &key("prefix"), service_bus::check_prefix(&section.prefix));
+        let policy = note(&mut problems, &key("access"), policy(section));
+        let millis = Duration::from_millis;
+        let minutes = Duration::from_mins;
+        let within = |name: &str, given: Duration, least: Duration, most: Duration, said: &str| {
+            let good = (least..=most).contains(&given);
+            (!good).then(|| format!("{}: must be {said}", key(name)))
+        };
+        let rules = [
+            within("lock", section.lock.0, Duration::from_secs(5), minutes(5), "5s to 5m"),
+            within("wait", section.wait.0, millis(10), Duration::from_secs(10), "10ms to 10s"),
+            within("linger", section.linger.0, millis(1), Duration::from_secs(1), "1ms to 1s"),
+            within("poll", section.poll.0, millis(10), minutes(5), "10ms to 5m"),
+            within("refresh", section.refresh.0, Duration::from_secs(10), minutes(30), "10s to 30m"),
+            within("sweep", section.sweep.0, Duration::from_secs(1), minutes(60), "1s to 1h"),
+            (section.lock.0 < self.workers.lease.0).then(|| {
+                format!("{}: must be at least workers.lease; shorten that, or make the queues with more", key("lock"))
+            }),
+            (!(1..=64).contains(&section.parallel)).then(|| format!("{}: must be 1 to 64", key("parallel"))),
+            (!(1..=10_000).contains(&section.counted)).then(|| format!("{}: must be 1 to 10000", key("counted"))),
+            self.azure.proxy.is_some().then(|| {
+                "azure.proxy: Service Bus is reached over AMQP, which goes through no such proxy; open port 5671 to it"
+                    .to_owned()
+            }),
+        ];
+        problems.extend(rules.into_iter().flatten());
+        match (namespace, policy) {
+            (Some(namespace), Some(policy)) if problems.is_empty() => Ok(BusNamespace {
+                settings: service_bus::Settings {
+                    namespace,
+                    prefix: section.prefix.clone(),
+                    wait: section.wait.0,
+                    linger: section.linger.0,
+                    poll: section.poll.0,
+                    parallel: section.parallel,
+                    attempts: self.azure.attempts(),
+                    timeout: self.azure.timeout.0,
+                    refresh: section.refresh.0,
+                    counted: section.counted,
+                    sweep: section.sweep.0,
+                    ca: None,
+                },
+                policy,
+            }),
+            _ => Err(problems),
+        }
     }
 }
 
@@ -104,6 +194,16 @@ fn account(section: &AzureStorage) -> Result<StorageAccount, Vec<String>> {
             Ok(StorageAccount { endpoint, access })
         }
         _ => Err(problems),
+    }
+}
+
+fn policy(section: &ServiceBus) -> Result<Option<(String, PathBuf)>, String> {
+    match (section.access.as_str(), &section.policy, &section.secret_file) {
+        ("identity", None, None) => Ok(None),
+        ("identity", ..) => Err("identity needs neither policy nor secret_file".to_owned()),
+        ("key", Some(policy), Some(file)) => Ok(Some((policy.clone(), file.clone()))),
+        ("key", ..) => Err("key needs policy and secret_file as well".to_owned()),
+        (other, ..) => Err(format!("«{other}» is no access; there are identity and key")),
     }
 }
 

@@ -19,7 +19,7 @@ use serde::Deserialize;
 pub use self::azure::{Azure, AzureCredential, Directory};
 pub use self::fleet::Fleet;
 pub use self::policies::{Password, PolicyEntry};
-pub use self::queues::{AzureStorage, Queues};
+pub use self::queues::{AzureStorage, Queues, ServiceBus};
 pub use self::state::{Postgres, State};
 pub use self::traces::Traces;
 

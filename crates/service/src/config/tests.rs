@@ -141,6 +141,36 @@ fn engines_of_queues_are_checked() {
     }
 }
 
+/// Hops on Service Bus, and what is missing for them.
+#[test]
+fn service_bus_is_checked() {
+    let whole = |text: &str| {
+        format!(
+            "[deployment]\nname = \"x\"\n[queues]\nfindings = \"service-bus\"\n[queues.service_bus]\n{text}"
+        )
+    };
+    let good = "endpoint = \"sb://contoso.servicebus.windows.net\"\n";
+    let config = load(&whole(good)).unwrap();
+    assert_eq!(config.queues.service_bus.into_iter().collect::<Vec<_>>(), [QueueName::Findings]);
+    assert!(config.queues.namespace.unwrap().policy.is_none() && config.azure.is_some());
+    let by_key = format!("{good}access = \"key\"\npolicy = \"p\"\nsecret_file = \"keys/bus.key\"\n");
+    let (policy, file) = load(&whole(&by_key)).unwrap().queues.namespace.unwrap().policy.unwrap();
+    assert!(policy == "p" && file.ends_with("keys/bus.key"));
+    for (text, said) in [
+        ("", "queues.service_bus.endpoint: is missing"),
+        ("endpoint = \"amqp://contoso.example\"\n", "plain amqp"),
+        ("endpoint = \"sb://u:canary@contoso.example\"\n", "key belongs into a file"),
+        (&format!("{good}access = \"key\"\n"), "key needs policy"),
+        (&format!("{good}prefix = \"K\"\n"), "queues.service_bus.prefix"),
+        (&format!("{good}lock = \"10s\"\n[workers]\nlease = \"30s\"\n"), "at least workers.lease"),
+        (&format!("{good}counted = 0\n"), "queues.service_bus.counted"),
+        (&format!("{good}[azure]\nproxy = \"http://proxy.example\"\n"), "open port 5671"),
+    ] {
+        let error = load(&whole(text)).unwrap_err();
+        assert!(error.contains(said) && !error.contains("canary"), "{text:?} gave {error:?}");
+    }
+}
+
 /// Settings of passwords that cannot be, each named by its key and with a mend.
 #[test]
 fn policies_that_cannot_be_are_named_by_their_keys() {

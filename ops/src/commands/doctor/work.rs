@@ -53,11 +53,24 @@ async fn clock(deployment: &Deployment) -> Check {
     }
 }
 
+/// What to do about a hop that does not answer, by where it is.
+fn out_of_reach(deployment: &Deployment, name: QueueName) -> &'static str {
+    let queues = &deployment.config.queues;
+    if queues.azure_storage.contains(&name) {
+        "see queues.azure_storage, whether the queue was made, and whether this identity or key may read it: docs/AZURE.md"
+    } else if queues.service_bus.contains(&name) {
+        "see queues.service_bus, whether the queue was made, whether this identity or key may listen to it, and whether \
+         port 5671 is open: docs/AZURE.md"
+    } else {
+        "mend the database first"
+    }
+}
+
 async fn queue(deployment: &Deployment, name: QueueName) -> Check {
     const NAME: &str = "queue";
     let depth = match deployment.engines.queue().depth(name).await {
         Ok(depth) => depth,
-        Err(error) => return Check::failed(NAME, format!("{name}: {error}"), "mend the database first"),
+        Err(error) => return Check::failed(NAME, format!("{name}: {error}"), out_of_reach(deployment, name)),
     };
     let now = deployment.engines.clock().now();
     let age = depth.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use confique::Config;
 use keyturn_domain::span::Span;
 
-/// Which engine each hop of the pipeline has: "state" for the one that has everything else, or "azure-storage".
+/// Which engine each hop of the pipeline has: "state" for the one that has everything else,
+/// "azure-storage" or "service-bus".
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Queues {
@@ -24,6 +25,9 @@ pub struct Queues {
     /// Azure Storage Queues, for the hops that are there.
     #[config(nested)]
     pub azure_storage: AzureStorage,
+    /// Azure Service Bus, for the hops that are there.
+    #[config(nested)]
+    pub service_bus: ServiceBus,
 }
 
 /// Azure Storage Queues.
@@ -51,4 +55,46 @@ pub struct AzureStorage {
     pub parallel: usize,
     /// The version of the service's API, for emulators that know older ones only.
     pub api_version: Option<String>,
+}
+
+/// Azure Service Bus. Its queues are made beforehand: docs/AZURE.md says how.
+#[derive(Config, Clone, Debug)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct ServiceBus {
+    /// The namespace's address, like `sb://NAMESPACE.servicebus.windows.net`.
+    pub endpoint: Option<String>,
+    /// What the names of the queues begin with: up to 200 characters of a-z 0-9 - . _ / .
+    #[config(default = "keyturn-")]
+    pub prefix: String,
+    /// How requests are authorised: "identity", as azure.credential says; or "key", by a shared access policy.
+    #[config(default = "identity")]
+    pub access: String,
+    /// The policy's name, for access by its key.
+    pub policy: Option<String>,
+    /// The file with the policy's key.
+    pub secret_file: Option<PathBuf>,
+    /// The lock duration that the queues were made with: at least workers.lease, and 5m at most.
+    #[config(default = "1m")]
+    pub lock: Span,
+    /// How long a look at a queue waits for a first message, since the service does not tell that there is none.
+    #[config(default = "100ms")]
+    pub wait: Span,
+    /// How long it waits for one more after each.
+    #[config(default = "5ms")]
+    pub linger: Span,
+    /// How often a queue is looked at from which nothing comes. The service sends what arrives by itself.
+    #[config(default = "5s")]
+    pub poll: Span,
+    /// Requests under way at once for one batch.
+    #[config(default = 16)]
+    pub parallel: usize,
+    /// How long before its end a token is replaced.
+    #[config(default = "4m")]
+    pub refresh: Span,
+    /// Up to how many messages a depth is counted. Each hundred are a request, and come with their bodies.
+    #[config(default = 200)]
+    pub counted: u32,
+    /// How often it is looked what the service gave up on by itself.
+    #[config(default = "1m")]
+    pub sweep: Span,
 }

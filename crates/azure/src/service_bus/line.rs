@@ -1,0 +1,194 @@
+//! A connection to one entity, and the links of it, each made when it is first used: who only sends need not be allowed
+//! to listen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use fe2o3_amqp::connection::ConnectionHandle;
+use fe2o3_amqp::link::receiver::CreditMode;
+use fe2o3_amqp::session::{Session, SessionHandle};
+use fe2o3_amqp::types::definitions::ReceiverSettleMode;
+use fe2o3_amqp::types::messaging::{Data, Message, Outcome};
+use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Value};
+use fe2o3_amqp::{Receiver, Sender};
+use keyturn_domain::time::UnixMillis;
+use tokio::sync::{Mutex, OnceCell, watch};
+
+use super::asker::{Answer, Asker};
+use super::dial::connect;
+use super::failure::Wrong;
+use super::home::Home;
+use super::inbox::{Buffer, Inbox};
+
+/// After so many messages the connection is replaced: they are settled through `$management`, so the link itself never
+/// hears of it and keeps their tags.
+const WORN: u32 = 4096;
+
+pub(super) struct Line {
+    cbs: Asker,
+    sender: OnceCell<Mutex<Sender>>,
+    manager: OnceCell<Asker>,
+    inbox: OnceCell<Inbox>,
+    /// When a new token is put.
+    refresh: Mutex<UnixMillis>,
+    session: Mutex<SessionHandle<()>>,
+    // Dropped last, which closes it.
+    _connection: Mutex<ConnectionHandle<()>>,
+    broken: AtomicBool,
+    proven: AtomicBool,
+    leased: AtomicU32,
+    is_cut: watch::Receiver<bool>,
+}
+
+impl Line {
+    /// A connection that may use `entity`.
+    pub(super) async fn open(home: &Home, entity: &str) -> Result<Self, Wrong> {
+        let (connection, is_cut) = connect(&home.settings.namespace, &home.tls).await?;
+        let mut watched = is_cut.clone();
+        tokio::select! {
+            line = Self::begin(home, entity, connection, is_cut) => line,
+            _ = watched.wait_for(|cut| *cut) => Err(Wrong::silence("the connection broke")),
+        }
+    }
+
+    async fn begin(
+        home: &Home,
+        entity: &str,
+        mut connection: ConnectionHandle<()>,
+        is_cut: watch::Receiver<bool>,
+    ) -> Result<Self, Wrong> {
+        let mut session = Session::begin(&mut connection).await?;
+        let cbs = Asker::attach(&mut session, "$cbs", "cbs").await?;
+        let line = Self {
+            cbs,
+            sender: OnceCell::new(),
+            manager: OnceCell::new(),
+            inbox: OnceCell::new(),
+            refresh: Mutex::new(UnixMillis(0)),
+            session: Mutex::new(session),
+            _connection: Mutex::new(connection),
+            broken: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
+            leased: AtomicU32::new(0),
+            is_cut,
+        };
+        line.authorise(home, entity).await?;
+        Ok(line)
+    }
+
+    /// Puts a token unless there is one that lasts.
+    pub(super) async fn authorise(&self, home: &Home, entity: &str) -> Result<(), Wrong> {
+        let mut refresh = self.refresh.lock().await;
+        if home.clock.now() < *refresh {
+            return Ok(());
+        }
+        let audience = home.settings.namespace.audience(entity);
+        let token = home.access.token(&audience, home.clock.now()).await?;
+        let properties = vec![
+            ("operation", SimpleValue::String("put-token".to_owned())),
+            ("type", SimpleValue::String(token.kind.to_owned())),
+            ("name", SimpleValue::String(audience)),
+        ];
+        self.cbs.ask(properties, Value::String(token.text.as_str().to_owned())).await?.good()?;
+        *refresh = UnixMillis(token.ends.0.saturating_sub(millis(home.settings.refresh)));
+        Ok(())
+    }
+
+    /// Whether it is of no more use.
+    pub(super) fn is_over(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+            || *self.is_cut.borrow()
+            || self.leased.load(Ordering::Relaxed) >= WORN
+            || self.inbox.get().is_some_and(|inbox| inbox.over().is_some())
+    }
+
+    /// Resolves when the connection is at its end.
+    pub(super) async fn cut(&self) {
+        // An error means that whoever would tell is gone, and the stream with them.
+        drop(self.is_cut.clone().wait_for(|cut| *cut).await);
+    }
+
+    pub(super) fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    /// Whether anything ever went well on it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn count(&self, leased: usize) {
+        self.leased.fetch_add(u32::try_from(leased).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) async fn send(&self, entity: &str, message: Message<Data>) -> Result<(), Wrong> {
+        let attach = async || {
+            let mut session = self.session.lock().await;
+            Ok::<_, Wrong>(Mutex::new(Sender::attach(&mut session, "out", entity).await?))
+        };
+        let sender = self.sender.get_or_try_init(attach).await?;
+        let sent = sender.lock().await.send_batchable(message).await?;
+        match sent.await? {
+            Outcome::Accepted(_) => Ok(()),
+            Outcome::Rejected(rejected) => {
+                let told = rejected.error.as_ref().map(Wrong::closed);
+                Err(told.unwrap_or_else(|| Wrong::silence("the message was rejected")))
+            }
+            _ => Err(Wrong::silence("the message was not taken")),
+        }
+    }
+
+    /// The link that messages come by.
+    pub(super) async fn inbox(
+        &self,
+        home: &Home,
+        entity: &str,
+        buffer: &Arc<Buffer>,
+    ) -> Result<&Inbox, Wrong> {
+        let attach = async || {
+            let mut session = self.session.lock().await;
+            let receiver = Receiver::builder()
+                .name("in")
+                .source(entity)
+                .target("in")
+                .receiver_settle_mode(ReceiverSettleMode::Second)
+                .credit_mode(CreditMode::Manual)
+                .attach(&mut session)
+                .await?;
+            Ok::<_, Wrong>(Inbox::serve(receiver, Arc::clone(buffer), Arc::clone(&home.clock)))
+        };
+        self.inbox.get_or_try_init(attach).await
+    }
+
+    /// An operation of `$management` (learn.microsoft.com/azure/service-bus-messaging, "AMQP request-response-based
+    /// operations").
+    pub(super) async fn manage(
+        &self,
+        entity: &str,
+        operation: &str,
+        body: Vec<(&str, Value)>,
+    ) -> Result<Answer, Wrong> {
+        let attach = async || {
+            let mut session = self.session.lock().await;
+            Asker::attach(&mut session, &format!("{entity}/$management"), "manage").await
+        };
+        let manager = self.manager.get_or_try_init(attach).await?;
+        let mut map = OrderedMap::new();
+        for (name, value) in body {
+            map.insert(Value::String(name.to_owned()), value);
+        }
+        let properties = vec![
+            ("operation", SimpleValue::String(format!("com.microsoft:{operation}"))),
+            ("associated-link-name", SimpleValue::String("in".to_owned())),
+        ];
+        manager.ask(properties, Value::Map(map)).await?.good()
+    }
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
