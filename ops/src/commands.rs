@@ -75,7 +75,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let open = || Deployment::open(&arguments);
     match &arguments.command {
         Command::Init(init) => init::run(init)?,
-        Command::Up(up) => return up::run(&arguments, up).await,
+        Command::Up(up) => return Box::pin(up::run(&arguments, up)).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,

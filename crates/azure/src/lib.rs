@@ -12,6 +12,7 @@ pub mod pace;
 
 pub mod graph;
 pub mod key_vault;
+pub mod logs;
 pub mod storage_queues;
 
 pub use self::failure::SetupError;

@@ -36,6 +36,7 @@ mod upkeep;
 
 mod audit;
 mod directory;
+mod shipping;
 
 mod vault;
 

@@ -71,4 +71,5 @@ conformance!(results, Fresh<Database>);
 conformance!(rotations, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
+conformance!(shipping, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

@@ -22,5 +22,6 @@ pub mod upkeep;
 pub mod vault;
 
 pub mod audit;
+pub mod shipping;
 
 pub use error::{Error, Kind};

@@ -36,6 +36,7 @@ mod results;
 
 mod audit;
 mod directory;
+mod shipping;
 
 mod vault;
 

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod azure;
+mod logs;
 mod policies;
 mod queues;
 mod sections;
@@ -23,11 +24,12 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
+pub use self::logs::LogShipping;
 pub use self::queues::{AccessBy, QueueEngines, StorageAccount};
 pub use self::sections::{
-    Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
-    Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation, Sections,
-    State, Tls, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Azure, AzureCredential, AzureLogs, AzureStorage, Backup, Data, DeploymentSection,
+    Directory, Doctor, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation,
+    Sections, State, Tls, Trust, Vault, WebhookEntry, Workers,
 };
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -61,6 +63,8 @@ pub struct Config {
     pub directory: DirectoryEngine,
     /// How services of Azure are reached, if one is used.
     pub azure: Option<AzureAccess>,
+    /// How audit and events are shipped to Azure Monitor, if they are.
+    pub logs: Option<LogShipping>,
 }
 
 /// A configuration that cannot be used.
@@ -164,9 +168,10 @@ impl Sections {
         let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
+        let logs = self.log_shipping().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure));
+        let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure.zip(logs)));
         match (deployment, join_types, policies, admission, alarms, engines) {
             (
                 Some(deployment),
@@ -174,13 +179,14 @@ impl Sections {
                 Some(policies),
                 Some(admission),
                 Some(alarms),
-                Some(((queues, postgres), ((vault, directory), azure))),
+                Some(((queues, postgres), ((vault, directory), (azure, logs)))),
             ) if problems.is_empty() => Ok(Config {
                 alarms,
                 queues,
                 vault,
                 directory,
                 azure,
+                logs,
                 alarm_workers: self.alarm_worker_settings(),
                 deployment,
                 join_types,

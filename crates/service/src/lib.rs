@@ -10,6 +10,7 @@ pub mod config;
 pub mod engines;
 pub mod keys;
 pub mod recovery;
+pub mod shipping;
 
 pub mod host;
 pub mod shell;

@@ -19,4 +19,5 @@ mod recovery;
 mod restore;
 mod rotations;
 mod runbook;
+mod shipping;
 mod telemetry;

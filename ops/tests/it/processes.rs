@@ -37,7 +37,7 @@ const ROUNDS_ON_POSTGRESQL: usize = 4;
 const ROUNDS_ON_AZURITE: usize = 3;
 
 /// One role's process.
-struct Role {
+pub(crate) struct Role {
     name: &'static str,
     child: Child,
 }
@@ -251,11 +251,17 @@ async fn nothing_is_lost(deployment: &Deployment, devices: &[Device], rounds: us
 }
 
 impl Role {
-    fn start(name: &'static str, deployment: &Deployment) -> Self {
+    pub(crate) fn start(name: &'static str, deployment: &Deployment) -> Self {
+        Self::start_with(name, deployment, "off")
+    }
+
+    /// The same, with an address for its health.
+    pub(crate) fn start_with(name: &'static str, deployment: &Deployment, health: &str) -> Self {
         let child = Command::new(binary(&format!("keyturn-{name}")))
             .arg("--config")
             .arg(deployment.config())
-            .args(["--health", "off"])
+            .args(["--health", health])
+            .envs(deployment.variables.iter().cloned())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -268,7 +274,7 @@ impl Role {
         }
     }
 
-    fn kill_and_restart(&mut self, deployment: &Deployment) {
+    pub(crate) fn kill_and_restart(&mut self, deployment: &Deployment) {
         assert!(self.child.try_wait().unwrap().is_none(), "{} ended by itself", self.name);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -393,7 +399,7 @@ pub(crate) fn install(deployment: &Deployment, number: usize, address: SocketAdd
 
 /// Builds the roles' binaries: this package's tests do not depend on them. With the same features as the tests of
 /// the whole workspace, so that nothing is built twice.
-fn build() {
+pub(crate) fn build() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--quiet", "--offline", "--workspace", "--bins", "--tests"]);
     assert!(command.status().unwrap().success());

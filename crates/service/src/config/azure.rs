@@ -42,7 +42,7 @@ impl Azure {
         [secret_file, token_file, &mut self.ca].into_iter().flatten()
     }
 
-    fn attempts(&self) -> Attempts {
+    pub(super) fn attempts(&self) -> Attempts {
         Attempts { most: self.attempts, first_delay: self.first_delay.0, max_delay: self.max_delay.0 }
     }
 }
@@ -130,7 +130,8 @@ impl Sections {
 
     /// Whether anything of Azure is used.
     fn uses_azure(&self) -> bool {
-        self.vault.engine == "key-vault" || self.directory.engine == "graph" || self.queues_by_identity()
+        let engines = self.vault.engine == "key-vault" || self.directory.engine == "graph";
+        engines || self.queues_by_identity() || self.azure.logs.endpoint.is_some()
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.

@@ -3,6 +3,7 @@
 #![expect(unused_qualifications, reason = "the derive macro of the configuration library writes them")]
 
 mod azure;
+mod logs;
 mod policies;
 mod queues;
 mod state;
@@ -15,6 +16,7 @@ use keyturn_domain::span::Span;
 use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
+pub use self::logs::AzureLogs;
 pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues};
 pub use self::state::{Postgres, State};
