@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod alarms;
+#[cfg(feature = "azurite")]
+mod azure_pipeline;
 mod canary;
 mod cli;
 mod dead_letters;
