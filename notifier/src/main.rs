@@ -1,4 +1,4 @@
-//! `keyturn-notifier`: a worker on `outcomes` and one on `alarms`, as a process of its own.
+//! `keyturn-notifier`: a worker on `outcomes`, one on `alarms`, and what ships the audit, as a process of its own.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         let webhooks =
             Webhooks::new(config.deployment.clone(), &config.alarms, host.webhook_secrets()?, clock)
                 .map_err(StartError::role)?;
-        tokio::join!(host.work(QueueName::Outcomes, notifier), host.work_on_alarms(webhooks));
+        let shipping = host.shipping()?;
+        tokio::join!(host.work(QueueName::Outcomes, notifier), host.work_on_alarms(webhooks), shipping);
         Ok(())
     })
 }

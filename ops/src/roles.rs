@@ -134,6 +134,7 @@ impl Roles {
     pub fn work(&self) -> Result<Vec<JoinHandle<()>>, StartError> {
         let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
         let webhooks = self.webhooks()?;
+        let shipping = self.host.shipping()?;
         let [one, two, three, four, tending] = std::array::from_fn(|_| self.host.clone());
         Ok(vec![
             tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
@@ -141,6 +142,7 @@ impl Roles {
             tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
             tokio::spawn(async move { four.work_on_alarms(webhooks).await }),
             tokio::spawn(async move { tending.tend().await }),
+            tokio::spawn(shipping),
         ])
     }
 }

@@ -3,31 +3,15 @@
 Usage: judge.py FAKE (the program of crates/testkit/examples/fake_key_vault.rs)
 """
 
-import base64
-import json
 import subprocess
 import sys
 import tempfile
 import time
 
-from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
 
-
-class Tokens:
-    """Unsigned tokens for whatever is asked for."""
-
-    def __init__(self):
-        self.scopes = set()
-
-    def get_token(self, *scopes, **_):
-        self.scopes.update(scopes)
-        audience = scopes[0].removesuffix("/.default")
-        part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
-        expires = int(time.time()) + 3600
-        token = ".".join([part({"alg": "RS256"}), part({"aud": audience, "exp": expires}), "c2ln"])
-        return AccessToken(token, expires)
+from tokens import Tokens
 
 
 def raises(kind, status, call):

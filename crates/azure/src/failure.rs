@@ -148,6 +148,11 @@ struct Coded {
     innererror: Option<Box<Self>>,
 }
 
+/// The innermost code of an error's body, if it is a plain word.
+pub(crate) fn code_in(body: &[u8]) -> Option<String> {
+    innermost(body).filter(|code| is_plain(code))
+}
+
 /// The innermost code of an error's body: `Forbidden` says less than the `ForbiddenByRbac` in it.
 fn innermost(body: &[u8]) -> Option<String> {
     let Body { mut error } = serde_json::from_slice(body).ok()?;

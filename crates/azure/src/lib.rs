@@ -12,6 +12,7 @@ pub mod pace;
 
 pub mod graph;
 pub mod key_vault;
+pub mod logs;
 pub mod service_bus;
 pub mod storage_queues;
 

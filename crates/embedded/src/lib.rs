@@ -38,6 +38,7 @@ mod upkeep;
 mod audit;
 mod chores;
 mod directory;
+mod shipping;
 
 mod vault;
 

@@ -51,10 +51,11 @@ fn oldest_dead_letter(connection: &Connection) -> Result<Option<UnixMillis>, Fai
 }
 
 fn forget(batch: &Batch<'_>, before: &Before, limit: usize) -> Result<Forgotten, Failure> {
+    let changed = |deleted: usize| u64::try_from(deleted).unwrap_or(u64::MAX);
     let delete = |sql, before| -> Result<u64, Failure> {
-        let deleted = batch.execute(sql, (rows::to_column(before), rows::count(limit)))?;
-        Ok(u64::try_from(deleted).unwrap_or(u64::MAX))
+        Ok(changed(batch.execute(sql, (rows::to_column(before), rows::count(limit)))?))
     };
+    let through = before.events_through.map_or(i64::MAX, |place| i64::try_from(place).unwrap_or(i64::MAX));
     Ok(Forgotten {
         accepted: delete(
             "DELETE FROM accepted WHERE (nonce_ms, request) IN (SELECT nonce_ms, request FROM accepted \
@@ -68,12 +69,12 @@ fn forget(batch: &Batch<'_>, before: &Before, limit: usize) -> Result<Forgotten,
         )?,
         // Facts are stored in the order of their times, but for clocks that differ: the oldest rows are looked at, and
         // the first that is young enough ends it. The newest row stays, so that no number is given out twice.
-        events: delete(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id < coalesce(\
+        events: changed(batch.execute(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= ?3 AND id < coalesce(\
              (SELECT id FROM (SELECT id, at FROM events ORDER BY id LIMIT ?2) WHERE at >= ?1 ORDER BY id LIMIT 1), \
              (SELECT max(id) FROM events)) ORDER BY id LIMIT ?2)",
-            before.events,
-        )?,
+            (rows::to_column(before.events), rows::count(limit), through),
+        )?),
         results: delete(
             "DELETE FROM results WHERE id IN (SELECT id FROM results WHERE expires_at <= ?1 \
              ORDER BY expires_at LIMIT ?2)",

@@ -72,4 +72,5 @@ conformance!(results, Fresh<Database>);
 conformance!(rotations, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
+conformance!(shipping, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

@@ -35,7 +35,7 @@ fn rows(database: &Database, table: &str) -> i64 {
 /// Everything before now.
 fn all(clock: &ManualClock) -> Before {
     let now = clock.now();
-    Before { accepted: now, effects: now, events: now, results: now }
+    Before { accepted: now, effects: now, events: now, events_through: None, results: now }
 }
 
 #[tokio::test]

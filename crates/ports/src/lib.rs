@@ -25,5 +25,6 @@ pub mod audit;
 pub mod chores;
 
 pub mod moving;
+pub mod shipping;
 
 pub use error::{Error, Kind};

@@ -18,6 +18,8 @@ pub struct Before {
     pub effects: UnixMillis,
     /// Facts of timelines.
     pub events: UnixMillis,
+    /// Facts after this place stay, however old they are. None if every fact may go.
+    pub events_through: Option<u64>,
     /// Results, by the instant at which they expire.
     pub results: UnixMillis,
 }

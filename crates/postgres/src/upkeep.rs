@@ -26,7 +26,7 @@ const EFFECTS: &str = "DELETE FROM effects WHERE (nonce_ms, mark) IN (SELECT non
 /// Facts are stored in the order of their times, but for clocks that differ: the oldest rows are looked at, and the
 /// first that is young enough ends it.
 const EVENTS: &str = "DELETE FROM events WHERE id IN ( \
- SELECT id FROM events WHERE id < coalesce( \
+ SELECT id FROM events WHERE id <= $3 AND id < coalesce( \
      (SELECT min(id) FROM (SELECT id, at FROM events ORDER BY id LIMIT $2) AS oldest WHERE at >= $1), \
      (SELECT max(id) FROM events)) \
  ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1";
@@ -60,15 +60,16 @@ async fn forget(database: &Database, before: Before, limit: usize) -> Result<For
     let oldest = oldest.first().map(|row| rows::optional_time(row, 0)).transpose()?.flatten();
     let effects = oldest.map_or(before.effects, |at| before.effects.min(at.minus(ON_THE_WAY)));
     let limit = rows::count(limit);
-    let delete = async |sql: &'static str, before: UnixMillis| {
-        let params: [Param<'_>; 2] = [&rows::to_column(before), &limit];
-        let deleted: Vec<Vec<Row>> = database.at_once(Mode::Internal, &[(sql, &params)]).await?;
+    let through = before.events_through.map_or(i64::MAX, rows::place);
+    let run = async |sql: &'static str, params: &[Param<'_>]| {
+        let deleted: Vec<Vec<Row>> = database.at_once(Mode::Internal, &[(sql, params)]).await?;
         Ok::<_, Failure>(deleted.first().map_or(0, |rows| rows::length(rows)))
     };
+    let delete = async |sql, before: UnixMillis| run(sql, &[&rows::to_column(before), &limit]).await;
     Ok(Forgotten {
         accepted: delete(ACCEPTED, before.accepted).await?,
         effects: delete(EFFECTS, effects).await?,
-        events: delete(EVENTS, before.events).await?,
+        events: run(EVENTS, &[&rows::to_column(before.events), &limit, &through]).await?,
         results: delete(RESULTS, before.results).await?,
     })
 }

@@ -74,4 +74,5 @@ conformance!(rotations, Fresh<Database>);
 conformance!(results, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
+conformance!(shipping, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

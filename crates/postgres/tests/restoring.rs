@@ -247,7 +247,7 @@ async fn a_job_asks_each_device_once_however_many_step_it() {
 /// Everything before now.
 fn all(clock: &ManualClock) -> Before {
     let now = clock.now();
-    Before { accepted: now, effects: now, events: now, results: now }
+    Before { accepted: now, effects: now, events: now, events_through: None, results: now }
 }
 
 /// One row in each table that is tidied, for each number.

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod azure;
+mod logs;
 mod policies;
 mod queues;
 mod sections;
@@ -24,11 +25,12 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
 pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
+pub use self::logs::LogShipping;
 pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
 pub use self::sections::{
-    Admission, Alarms, Azure, AzureCredential, AzureStorage, Backup, Data, DeploymentSection, Directory,
-    Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention, Rotation,
-    Sections, ServiceBus, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
+    Admission, Alarms, Azure, AzureCredential, AzureLogs, AzureStorage, Backup, Data, DeploymentSection,
+    Directory, Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention,
+    Rotation, Sections, ServiceBus, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
 };
 pub use self::traces::TraceExport;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub azure: Option<AzureAccess>,
     /// Where spans are exported to, if anywhere.
     pub traces: Option<TraceExport>,
+    /// How audit and events are shipped to Azure Monitor, if they are.
+    pub logs: Option<LogShipping>,
 }
 
 /// A configuration that cannot be used.
@@ -177,9 +181,10 @@ impl Sections {
         let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
         let traces = self.trace_export().map_err(|wrong| problems.extend(wrong)).unwrap_or_default();
+        let logs = self.log_shipping().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
-        let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure));
+        let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure.zip(logs)));
         match (deployment, join_types, policies, admission, alarms, engines) {
             (
                 Some(deployment),
@@ -187,7 +192,7 @@ impl Sections {
                 Some(policies),
                 Some(admission),
                 Some(alarms),
-                Some(((queues, postgres), ((vault, directory), azure))),
+                Some(((queues, postgres), ((vault, directory), (azure, logs)))),
             ) if problems.is_empty() => Ok(Config {
                 file: None,
                 alarms,
@@ -196,6 +201,7 @@ impl Sections {
                 directory,
                 azure,
                 traces,
+                logs,
                 alarm_workers: self.alarm_worker_settings(),
                 deployment,
                 join_types,

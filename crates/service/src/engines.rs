@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
+use keyturn_azure::logs::LogsIngestion;
 use keyturn_azure::pace::Bucket;
 use keyturn_azure::service_bus;
 use keyturn_azure::storage_queues::Access;
@@ -26,6 +27,7 @@ use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
+use keyturn_ports::shipping::Shipping;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 use keyturn_ports::{Error, Kind};
@@ -319,6 +321,19 @@ impl Engines {
     /// Chores.
     pub fn chores(&self) -> Arc<dyn Chores> {
         port!(self)
+    }
+
+    /// How far audit and events were shipped.
+    pub fn shipping(&self) -> Arc<dyn Shipping> {
+        port!(self)
+    }
+
+    /// The way to Azure Monitor, if audit and events are shipped there. Made for whoever ships, since it takes a
+    /// credential.
+    pub fn logs(&self, config: &Config) -> Result<Option<LogsIngestion>, SetupError> {
+        let (Some(logs), Some(azure)) = (&config.logs, &config.azure) else { return Ok(None) };
+        let credential = azure.credential.open(&azure.reach)?;
+        LogsIngestion::open(logs.client.clone(), &azure.reach, credential, self.entropy()).map(Some)
     }
 
     /// Upkeep.

@@ -10,6 +10,7 @@ use keyturn_domain::webhook::WebhookName;
 use keyturn_pipeline::handler::Handler;
 use keyturn_pipeline::worker::Worker;
 use keyturn_ports::queue::QueueName;
+use keyturn_ports::shipping::Holder;
 use keyturn_schemas::alarm::WebhookSecrets;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,10 +22,11 @@ use crate::fleet::{Clerk, Surveyor};
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
+use crate::shipping::Forwarder;
 use crate::supervise::Supervisor;
-use crate::upkeep::Tender;
 use crate::upkeep::audit::Watch;
 use crate::upkeep::fleet::Census;
+use crate::upkeep::{Shipped, Tender};
 
 /// A process that hosts one role, or all of them.
 #[derive(Clone)]
@@ -102,6 +104,11 @@ impl Host {
                 chores: self.engines.chores(),
                 settings: self.config.sections.fleet.clone(),
             }),
+            shipped: self
+                .config
+                .logs
+                .as_ref()
+                .map(|logs| Shipped { shipping: self.engines.shipping(), keep: logs.keep_unshipped }),
             old_letters: 0,
             audit: Watch::new(self.engines.audit()),
         };
@@ -115,6 +122,29 @@ impl Host {
     /// What tells how the fleet stands.
     pub fn surveyor(&self) -> Surveyor {
         Surveyor::new(&self.config, &self.engines)
+    }
+
+    /// What ships audit and events to Azure Monitor until the process is to end: at once if they are not shipped. Of
+    /// several processes that do this one ships.
+    pub fn shipping(&self) -> Result<impl Future<Output = ()> + use<>, StartError> {
+        let (engines, stop) = (&self.engines, self.stop.clone());
+        let logs = engines.logs(&self.config).map_err(StartError::role)?;
+        let forwarder = logs.zip(self.config.logs.clone()).map(|(logs, settings)| Forwarder {
+            shipping: engines.shipping(),
+            audit: engines.audit(),
+            ledger: engines.ledger_reader(),
+            directory: engines.directory(),
+            logs,
+            settings,
+            clock: engines.clock(),
+            holder: Holder::from_bytes(engines.entropy().bytes()),
+        });
+        // On the heap: what it holds while it sends is much, and whoever waits for it waits for other things too.
+        Ok(Box::pin(async move {
+            if let Some(forwarder) = forwarder {
+                forwarder.run(stop).await;
+            }
+        }))
     }
 
     /// A worker on a queue, not yet running.

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod keys;
 pub mod migration;
 pub mod recovery;
+pub mod shipping;
 
 pub mod host;
 pub mod shell;

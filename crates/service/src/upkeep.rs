@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyturn_domain::clock::Clock;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
+use keyturn_ports::shipping::{Shipping, Stream};
 use keyturn_ports::upkeep::{Before, Upkeep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Retention;
 use crate::fleet::Clerk;
@@ -31,10 +33,19 @@ pub(crate) struct Tender {
     pub(crate) retention: Retention,
     /// Who makes the fleet's report.
     pub(crate) clerk: Option<Clerk>,
+    /// What leaves the house, if it does: it is not forgotten before.
+    pub(crate) shipped: Option<Shipped>,
     /// How many dead letters were too old when it was last looked.
     pub(crate) old_letters: u64,
     /// The audit.
     pub(crate) audit: audit::Watch,
+}
+
+/// What events wait for before they are forgotten.
+pub(crate) struct Shipped {
+    pub(crate) shipping: Arc<dyn Shipping>,
+    /// For how much longer they are kept at most.
+    pub(crate) keep: Duration,
 }
 
 impl Tender {
@@ -58,15 +69,45 @@ impl Tender {
         let now = self.clock.now();
         self.warn_of_letters(now).await?;
         let retention = &self.retention;
+        let through = match &self.shipped {
+            Some(shipped) => Some(shipped.shipping.position(Stream::Events).await?.place),
+            None => None,
+        };
         let before = Before {
             accepted: now.minus(retention.accepted.0),
             effects: now.minus(retention.effects.0),
             events: now.minus(retention.events.0),
+            events_through: through,
             results: now,
         };
+        self.forget(before, stop).await?;
+        if let Some(shipped) = &self.shipped {
+            // What is forgotten now was not shipped: everything that was, and is as old, is gone already.
+            let never = UnixMillis(0);
+            let events = before.events.minus(shipped.keep);
+            let before =
+                Before { accepted: never, effects: never, events, events_through: None, results: never };
+            let lost = self.forget(before, stop).await?;
+            if lost > 0 {
+                metrics::counter!("keyturn_log_rows_lost_total").increment(lost);
+                error!(
+                    lost,
+                    "events were forgotten that were never shipped: Azure Monitor was away for longer than \
+                     azure.logs.keep_unshipped"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets in small steps, and returns how many events were among it.
+    async fn forget(&self, before: Before, stop: &CancellationToken) -> Result<u64, Error> {
+        let (retention, mut events) = (&self.retention, 0);
         let full = u64::try_from(retention.batch).unwrap_or(u64::MAX);
         while !stop.is_cancelled() {
-            let tables = self.upkeep.forget(before, retention.batch).await?.tables();
+            let forgotten = self.upkeep.forget(before, retention.batch).await?;
+            let tables = forgotten.tables();
+            events += forgotten.events;
             for (table, rows) in tables.into_iter().filter(|(_, rows)| *rows > 0) {
                 metrics::counter!("keyturn_rows_forgotten_total", "table" => table).increment(rows);
                 info!(table, rows, "forgot what is old");
@@ -76,7 +117,7 @@ impl Tender {
             }
             tokio::time::sleep(retention.pause.0).await;
         }
-        Ok(())
+        Ok(events)
     }
 
     /// A survey that is cut off is made by whoever asks after its turn.

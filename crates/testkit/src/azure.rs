@@ -7,3 +7,4 @@ pub mod graph;
 pub mod https;
 pub mod identity;
 pub mod key_vault;
+pub mod logs;

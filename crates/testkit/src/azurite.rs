@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// The account that every Azurite has (learn.microsoft.com/azure/storage/common/storage-use-azurite).
 pub const ACCOUNT: &str = "devstoreaccount1";
 
@@ -59,6 +61,20 @@ impl Azurite {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("Azurite does not start");
+    }
+
+    /// Takes it away: it takes connections, and answers nothing until [`Azurite::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Puts it back, with all that it had.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.server), signal).expect("it runs");
     }
 
     /// The account's address for queues, with this scheme.

@@ -29,6 +29,7 @@ pub mod queue;
 pub mod results;
 pub mod rotations;
 pub mod sample;
+pub mod shipping;
 pub mod vault;
 
 /// A deployment of its own for one case.
@@ -194,6 +195,16 @@ macro_rules! conformance {
             steps_ask_each_device_once,
             a_pace_is_kept,
             devices_are_found_by_their_versions,
+        ]);
+    };
+    (shipping, $subject:ty) => {
+        $crate::conformance!(@cases shipping, $subject, [
+            a_stream_begins_before_its_first_row,
+            a_cursor_moves_for_its_holder_alone,
+            a_cursor_is_given_to_another_when_its_time_is_over,
+            a_cursor_moves_forward_from_where_it_is,
+            streams_are_apart,
+            what_was_not_shipped_stays,
         ]);
     };
     (vault, $subject:ty) => {

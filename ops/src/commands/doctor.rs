@@ -5,6 +5,7 @@
 mod bundle;
 mod disk;
 mod keys;
+mod logs;
 mod work;
 
 use std::process::ExitCode;
@@ -87,5 +88,6 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     checks.extend(keys::examine(deployment));
     checks.extend(disk::examine(deployment));
     checks.extend(work::examine(deployment).await);
+    checks.extend(logs::examine(deployment).await);
     checks
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod alarms;
+#[cfg(feature = "azurite")]
+mod azure_pipeline;
 mod break_glass;
 mod canary;
 mod cli;
@@ -25,6 +27,7 @@ mod recovery;
 mod restore;
 mod rotations;
 mod runbook;
+mod shipping;
 mod telemetry;
 mod traces;
 mod units;

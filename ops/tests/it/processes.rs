@@ -261,6 +261,7 @@ impl Role {
             .arg("--config")
             .arg(deployment.config())
             .args(["--health", health])
+            .envs(deployment.variables.iter().cloned())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -273,7 +274,7 @@ impl Role {
         }
     }
 
-    fn kill_and_restart(&mut self, deployment: &Deployment) {
+    pub(crate) fn kill_and_restart(&mut self, deployment: &Deployment) {
         assert!(self.child.try_wait().unwrap().is_none(), "{} ended by itself", self.name);
         self.child.kill().unwrap();
         self.child.wait().unwrap();

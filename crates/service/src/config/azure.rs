@@ -130,10 +130,9 @@ impl Sections {
 
     /// Whether anything of Azure is used.
     fn uses_azure(&self) -> bool {
-        self.vault.engine == "key-vault"
-            || self.directory.engine == "graph"
-            || self.queues_by_identity()
-            || self.queues_on_service_bus()
+        let engines = self.vault.engine == "key-vault" || self.directory.engine == "graph";
+        let queues = self.queues_by_identity() || self.queues_on_service_bus();
+        engines || queues || self.azure.logs.endpoint.is_some()
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.

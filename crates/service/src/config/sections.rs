@@ -4,6 +4,7 @@
 
 mod azure;
 mod fleet;
+mod logs;
 mod policies;
 mod queues;
 mod state;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use self::azure::{Azure, AzureCredential, Directory};
 pub use self::fleet::Fleet;
+pub use self::logs::AzureLogs;
 pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues, ServiceBus};
 pub use self::state::{Postgres, State};

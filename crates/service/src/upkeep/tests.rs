@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use keyturn_domain::span::Span;
 use keyturn_ports::Kind;
 use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified};
+use keyturn_ports::shipping::{Holder, Position};
 use keyturn_ports::upkeep::Forgotten;
 
 use super::*;
@@ -123,6 +124,7 @@ async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
         clock: Arc::new(Fixed),
         retention: retention(),
         clerk: None,
+        shipped: None,
         old_letters: 0,
         audit: audit::Watch::new(Arc::new(NoAudit)),
     };
@@ -133,11 +135,61 @@ async fn much_is_forgotten_in_steps_and_a_failure_is_tried_again() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let asked = notes.asked.lock().unwrap().clone();
     let days = |days: u64| UnixMillis(NOW - days * DAY);
-    let before = Before { accepted: days(1), effects: days(30), events: days(400), results: days(0) };
+    let before = Before {
+        accepted: days(1),
+        effects: days(30),
+        events: days(400),
+        events_through: None,
+        results: days(0),
+    };
     assert_eq!(asked, [(before, 100); 3]);
     assert_eq!(*notes.effects.lock().unwrap(), 0);
     stop.cancel();
     running.await.unwrap();
     assert_eq!(*notes.marks.lock().unwrap(), 2);
     assert_eq!(*heap.lies.lock().unwrap(), 150, "so many pages and no more in a round that gets that far");
+}
+
+/// Cursors that were moved to a place.
+struct At(u64);
+
+#[async_trait]
+impl Shipping for At {
+    async fn position(&self, stream: Stream) -> Result<Position, Error> {
+        assert_eq!(stream, Stream::Events);
+        Ok(Position { place: self.0, newest: 99, waiting_since: None, held_by: None })
+    }
+
+    async fn hold(&self, _: Stream, _: Holder, _: u64, _: Duration) -> Result<bool, Error> {
+        unreachable!("upkeep ships nothing")
+    }
+
+    async fn advance(&self, _: Stream, _: Holder, _: u64, _: u64, _: Duration) -> Result<bool, Error> {
+        unreachable!("upkeep ships nothing")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_shipped_is_forgotten_much_later() {
+    let notes = Arc::new(Notes { marks: Mutex::new(1), ..Notes::default() });
+    let shipped = Shipped { shipping: Arc::new(At(7)), keep: Duration::from_millis(90 * DAY) };
+    let mut tender = Tender {
+        upkeep: Arc::clone(&notes) as _,
+        strays: BTreeMap::new(),
+        clerk: None,
+        clock: Arc::new(Fixed),
+        retention: retention(),
+        shipped: Some(shipped),
+        old_letters: 0,
+        audit: audit::Watch::new(Arc::new(NoAudit)),
+    };
+    tender.round(&CancellationToken::new()).await.unwrap();
+    let asked = notes.asked.lock().unwrap().clone();
+    let told: Vec<_> = asked.iter().map(|(before, _)| (before.events, before.events_through)).collect();
+    assert_eq!(told, [(UnixMillis(NOW - 400 * DAY), Some(7)), (UnixMillis(NOW - 490 * DAY), None)]);
+    assert_eq!(
+        (asked[1].0.accepted, asked[1].0.effects),
+        (UnixMillis(0), UnixMillis(0)),
+        "nothing but events"
+    );
 }

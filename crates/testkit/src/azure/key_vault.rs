@@ -80,6 +80,7 @@ struct Shared {
     clock: ClockOf,
     state: Mutex<Secrets>,
     faults: Mutex<VecDeque<(Call, Fault)>>,
+    always: Mutex<Option<Fault>>,
     counts: Mutex<HashMap<Call, usize>>,
 }
 
@@ -110,6 +111,7 @@ impl FakeKeyVault {
                 clock: ClockOf(clock),
                 state: Mutex::default(),
                 faults: Mutex::default(),
+                always: Mutex::default(),
                 counts: Mutex::default(),
             });
             shared = Some(Arc::clone(&made));
@@ -122,6 +124,11 @@ impl FakeKeyVault {
     /// The next calls of a kind go wrong, one each, in this order.
     pub fn faults(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.shared.faults).extend(faults.into_iter().map(|fault| (call, fault)));
+    }
+
+    /// Every call goes wrong, until told otherwise.
+    pub fn always(&self, fault: Option<Fault>) {
+        *lock(&self.shared.always) = fault;
     }
 
     /// Whether every fault has happened.
@@ -163,8 +170,8 @@ impl Shared {
 
     fn next_fault(&self, call: Call) -> Option<Fault> {
         let mut faults = lock(&self.faults);
-        let at = faults.iter().position(|(of, _)| *of == call)?;
-        faults.remove(at).map(|(_, fault)| fault)
+        let next = faults.iter().position(|(of, _)| *of == call).and_then(|at| faults.remove(at));
+        next.map(|(_, fault)| fault).or_else(|| lock(&self.always).clone())
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use confique::Config;
 use keyturn_domain::span::Span;
 
+use super::logs::AzureLogs;
+
 /// Where devices are looked up.
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
@@ -57,6 +59,9 @@ pub struct Azure {
     pub proxy: Option<String>,
     /// PEM file of the certificates that services' must chain to, instead of those that the system trusts.
     pub ca: Option<PathBuf>,
+    /// Where audit and events are shipped to: Azure Monitor, by the Logs Ingestion API. docs/AZURE.md says how.
+    #[config(nested)]
+    pub logs: AzureLogs,
 }
 
 /// Who a process is to Azure. There is never a secret in this file.

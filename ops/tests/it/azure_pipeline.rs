@@ -1,0 +1,238 @@
+//! The whole pipeline on what it has in Azure: hops on a real Azurite, the state on a real PostgreSQL, and fakes of Key
+//! Vault, Graph and the managed identity's endpoint, all the roles as processes.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyturn_domain::ambient::SystemClock;
+use keyturn_service::config::Config;
+use keyturn_service::engines::Engines;
+use keyturn_testkit::azure::graph::{FakeGraph, Fault as GraphFault};
+use keyturn_testkit::azure::identity::ManagedIdentity;
+use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
+use keyturn_testkit::azurite::{ACCOUNT, API_VERSION, Azurite, KEY};
+use keyturn_testkit::postgres::{Cluster, TestDatabase};
+use serde_json::Value;
+
+use crate::deployment::Deployment;
+use crate::processes::{Device, Role, build, free_address, install, run};
+
+struct Site {
+    deployment: Deployment,
+    devices: Vec<Device>,
+    azurite: Azurite,
+    database: TestDatabase,
+    vault: FakeKeyVault,
+    graph: FakeGraph,
+    _identity: ManagedIdentity,
+}
+
+impl Site {
+    async fn new(devices: usize) -> Self {
+        build();
+        let (azurite, database) = (Azurite::start(&[], None).await, TestDatabase::on(Cluster::private()));
+        let vault = FakeKeyVault::start(Arc::new(SystemClock)).await;
+        let (graph, identity) = (FakeGraph::start().await, ManagedIdentity::start().await);
+        let mut deployment = Deployment::init();
+        deployment.variables = identity.variables().to_vec();
+        let listen = free_address();
+        let devices: Vec<Device> = (0..devices).map(|number| install(&deployment, number, listen)).collect();
+        let engines = Engines::open(&Config::load(&deployment.config()).unwrap()).unwrap();
+        for listed in engines.directory().page(None, 100).await.unwrap() {
+            graph.add(&listed.record.unwrap());
+        }
+        drop(engines);
+        let site = Self { deployment, devices, azurite, database, vault, graph, _identity: identity };
+        site.configure(listen);
+        site
+    }
+
+    fn configure(&self, listen: SocketAddr) {
+        let Self { deployment, azurite, database, vault, graph, .. } = self;
+        let (authorities, key) = (deployment.path("data/azure.pem"), deployment.path("account.key"));
+        fs::write(authorities, format!("{}{}", vault.server.ca, graph.server.ca)).unwrap();
+        fs::write(&key, KEY).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let hops =
+            ["requests", "findings", "outcomes", "alarms"].map(|hop| format!("{hop} = \"azure-storage\"\n"));
+        deployment.configure(&format!(
+            "[ingress]\nlisten = \"{listen}\"\n\
+             [workers]\nlease = \"2s\"\nfirst_delay = \"50ms\"\nmax_delay = \"200ms\"\n\
+             [rotation]\nversions_per_day = 1000\n\
+             [state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n\
+             [vault]\nengine = \"key-vault\"\nurls = [\"{}\"]\ndanger_unverified_challenge = true\n\
+             [directory]\nengine = \"graph\"\nurl = \"{}\"\nkeep = \"0s\"\nkeep_unknown = \"0s\"\n\
+             [azure]\nca = \"azure.pem\"\ntimeout = \"2s\"\nmax_delay = \"1s\"\n\
+             [queues]\n{}[queues.azure_storage]\nendpoint = \"{}\"\naccess = \"key\"\naccount = \"{ACCOUNT}\"\n\
+             secret_file = \"{}\"\npoll = \"20ms\"\napi_version = \"{API_VERSION}\"\n",
+            database.address(),
+            vault.server.url(),
+            graph.server.url(),
+            hops.concat(),
+            azurite.url("http"),
+            key.display(),
+        ));
+    }
+
+    /// How many versions the vault has, in all.
+    fn versions(&self) -> usize {
+        self.vault.names().iter().map(|name| self.vault.versions(name).len()).sum()
+    }
+
+    fn nothing_died(&self) {
+        let queues: Value =
+            serde_json::from_str(&self.deployment.ok(&["--output", "json", "queues"])).unwrap();
+        assert!(queues.as_array().unwrap().iter().all(|queue| queue["dead"] == 0), "{queues}");
+    }
+}
+
+/// Two workers of each stage; one of each is killed while they work, and stays away; and the vault throttles.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_killed_at_a_throttled_vault_lose_nothing_on_azure_storage() {
+    let site = Site::new(6).await;
+    let throttled = [Some(1), None, Some(1), None, Some(2)].map(Fault::Throttled);
+    site.vault.faults(Call::Set, throttled);
+    let _ingress = Role::start("ingress", &site.deployment);
+    let stages = ["validator", "rotator", "notifier"];
+    let mut victims = stages.map(|name| Some(Role::start(name, &site.deployment)));
+    let _others = stages.map(|name| Role::start(name, &site.deployment));
+    for round in 1..=3 {
+        let mut agents = tokio::task::JoinSet::new();
+        for device in &site.devices {
+            agents.spawn(run(device.agent()));
+        }
+        // The rotator first, as soon as it has stored something; SIGKILL is how a role that is dropped ends.
+        while site.versions() < (round - 1) * site.devices.len() + 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        drop([1, 0, 2].get(round - 1).and_then(|victim| victims[*victim].take()));
+        while let Some(ended) = agents.join_next().await {
+            ended.unwrap();
+        }
+        for device in &site.devices {
+            device.invariant_settled(&site.deployment);
+            site.deployment.ok(&["device", "rotate-now", &device.name, "--reason", "next round"]);
+        }
+        assert_eq!(site.versions(), round * site.devices.len(), "one version for each device and round");
+    }
+    assert!(site.vault.all_happened(), "the vault throttled");
+    assert!(victims.iter().all(Option::is_none), "one of each stage was killed");
+    site.nothing_died();
+}
+
+struct Plugged {
+    site: Site,
+    health: [(&'static str, SocketAddr); 4],
+    _roles: Vec<Role>,
+}
+
+impl Plugged {
+    async fn new() -> Self {
+        let site = Site::new(1).await;
+        let health = ["ingress", "validator", "rotator", "notifier"].map(|name| (name, free_address()));
+        let roles =
+            health.map(|(name, address)| Role::answering(name, &site.deployment, &address.to_string()));
+        let plugged = Self { site, health, _roles: roles.into() };
+        run(plugged.site.devices[0].agent()).await;
+        plugged.site.devices[0].invariant_settled(&plugged.site.deployment);
+        plugged
+    }
+
+    fn asks(&self, role: &str, path: &str) -> String {
+        let (_, address) = self.health.iter().find(|(name, _)| *name == role).unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// How many messages of a queue were put off.
+    fn retried(&self, role: &str, queue: &str) -> f64 {
+        let text = self.asks(role, "/metrics");
+        let labels = [format!("queue=\"{queue}\""), "outcome=\"retried\"".to_owned()];
+        let fits = |line: &&str| {
+            line.starts_with("keyturn_messages_total{") && labels.iter().all(|label| line.contains(label))
+        };
+        let value = text.lines().find(fits).and_then(|line| line.rsplit(' ').next());
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..600 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    /// A device asks while something is away; it is told of; it comes back, and the device is served without further
+    /// ado.
+    async fn pulled(
+        &self,
+        away: impl FnOnce(&Site),
+        told: impl Fn(&Self) -> bool,
+        back: impl FnOnce(&Site),
+        what: &str,
+    ) {
+        let (site, device) = (&self.site, &self.site.devices[0]);
+        site.deployment.ok(&["device", "rotate-now", &device.name, "--reason", what]);
+        let before = site.versions();
+        away(site);
+        let agent = tokio::spawn(run(device.agent()));
+        self.until(what, told).await;
+        assert_eq!(site.versions(), before, "no version without {what}");
+        back(site);
+        agent.await.unwrap();
+        device.invariant_settled(&site.deployment);
+        assert_eq!(site.versions(), before + 1, "one version, {what} or not");
+        self.until("ready again", |this| {
+            this.health.iter().all(|(role, _)| this.asks(role, "/readyz").contains("200 OK"))
+        })
+        .await;
+    }
+}
+
+/// The pulled plug: whatever is away is waited for, told of, and the work goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_away_is_waited_for_on_azure_storage() {
+    let plugged = Plugged::new().await;
+    let unready = |role: &'static str| {
+        move |this: &Plugged| this.asks(role, "/readyz").contains("503 Service Unavailable")
+    };
+    let put_off = plugged.retried("rotator", "findings");
+    plugged
+        .pulled(
+            |site| site.vault.always(Some(Fault::Unavailable)),
+            |this| this.retried("rotator", "findings") >= put_off + 2.0,
+            |site| site.vault.always(None),
+            "Key Vault",
+        )
+        .await;
+    let put_off = plugged.retried("validator", "requests");
+    plugged
+        .pulled(
+            |site| site.graph.always(Some(GraphFault::Status(503, None))),
+            |this| this.retried("validator", "requests") >= put_off + 2.0,
+            |site| site.graph.always(None),
+            "Graph",
+        )
+        .await;
+    plugged
+        .pulled(|site| site.azurite.pause(), unready("validator"), |site| site.azurite.resume(), "Azurite")
+        .await;
+    let server = |site: &Site, up: bool| {
+        let cluster = site.database.cluster();
+        if up { cluster.start() } else { cluster.crash() }
+    };
+    plugged
+        .pulled(|site| server(site, false), unready("rotator"), |site| server(site, true), "PostgreSQL")
+        .await;
+    plugged.site.nothing_died();
+}
