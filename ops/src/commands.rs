@@ -44,7 +44,7 @@ pub(crate) struct Deployment {
 impl Deployment {
     fn open(arguments: &Arguments) -> Result<Self> {
         let config = Config::load(&arguments.config)?;
-        let keys = KeyStore::new(config.sections.data.keys.clone());
+        let keys = KeyStore::of(&config)?;
         Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
     }
 
@@ -91,7 +91,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Backup(backup) => return backup::run(&arguments, backup).await,
         Command::Restore(restore) => return backup::restore(&arguments, restore).await,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
-        Command::Config(config) => return config::run(&arguments, config),
+        Command::Config(config) => return config::run(&arguments, config).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ pub mod pace;
 pub mod graph;
 pub mod key_vault;
 pub mod storage_queues;
+pub mod wrapping_key;
 
 pub use self::failure::SetupError;
 pub use self::retry::Attempts;

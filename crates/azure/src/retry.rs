@@ -38,6 +38,29 @@ impl Attempts {
     }
 }
 
+/// Makes a call that changes nothing, until it goes well or there is no hope.
+pub(crate) async fn again<T, F>(
+    attempts: Attempts,
+    entropy: &dyn Entropy,
+    call: impl Fn() -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = azure_core::Result<T>>,
+{
+    let mut made = 1;
+    loop {
+        let failure = match call().await {
+            Ok(value) => return Ok(value),
+            Err(error) => Failure::of(&error),
+        };
+        let Some(pause) = attempts.pause(made, &failure, entropy) else {
+            return Err(failure);
+        };
+        tokio::time::sleep(pause).await;
+        made += 1;
+    }
+}
+
 /// Whether the same call may go well a moment later.
 fn is_passing(failure: &Failure) -> bool {
     match failure {

@@ -37,6 +37,7 @@ mod upkeep;
 mod audit;
 mod directory;
 
+mod turns;
 mod vault;
 
 pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore};

@@ -14,11 +14,12 @@ use crate::open::OpenError;
 pub(crate) const APPLICATION_ID: i32 = 0x4b54_524e;
 
 /// Each makes a file one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0002_known_keys.sql"),
     include_str!("schema/0003_rotation_jobs.sql"),
     include_str!("schema/0004_letter_jobs.sql"),
+    include_str!("schema/0005_turns.sql"),
 ];
 
 /// The newest schema that this release knows.

@@ -37,6 +37,7 @@ mod results;
 mod audit;
 mod directory;
 
+mod turns;
 mod vault;
 
 pub use database::{Database, Times};

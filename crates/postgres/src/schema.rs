@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use crate::failure::Failure;
 
 /// Each makes a database one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/0001_tables.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/0001_tables.sql"), include_str!("schema/0002_turns.sql")];
 
 /// The newest schema this release knows.
 pub(crate) const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
-use keyturn_azure::pace::Bucket;
+use keyturn_azure::pace::Shared;
 use keyturn_azure::storage_queues::Access;
 use keyturn_azure::{SetupError, StorageQueues};
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
@@ -24,6 +24,7 @@ use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
+use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 use keyturn_ports::{Error, Kind};
@@ -158,7 +159,11 @@ impl Engines {
         };
         let outside = outside(&config.queues, config.azure.as_ref(), graveyard, &clock)?;
         let hops = Hops::new(inside, outside);
-        let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
+        let turns: Arc<dyn Turns> = match &state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        };
+        let (key_vault, graph) = (key_vault(config, turns, &entropy)?, graph(config, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
 
@@ -321,12 +326,16 @@ impl Engines {
     }
 }
 
-fn key_vault(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<KeyVault>, SetupError> {
-    let (VaultEngine::KeyVault(settings, rate), Some(azure)) = (&config.vault, &config.azure) else {
+fn key_vault(
+    config: &Config,
+    turns: Arc<dyn Turns>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Option<KeyVault>, SetupError> {
+    let (VaultEngine::KeyVault(settings, limit), Some(azure)) = (&config.vault, &config.azure) else {
         return Ok(None);
     };
     let credential = azure.credential.open(&azure.reach)?;
-    let pace = Arc::new(Bucket::new(*rate));
+    let pace = Arc::new(Shared::new(turns, *limit));
     KeyVault::open(settings, &azure.reach, &credential, pace, entropy).map(Some)
 }
 

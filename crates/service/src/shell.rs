@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
 use crate::engines::{Engines, OpenError};
+use crate::health::Waits;
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
@@ -125,8 +126,9 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
-    let keys = KeyStore::new(config.sections.data.keys.clone()).watching(secrets);
-    Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new() })
+    let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
+    let (stop, waits_for) = (CancellationToken::new(), Waits::default());
+    Ok(Host { config: Arc::new(config), keys, engines, stop, waits_for })
 }
 
 /// Answers health questions at `address`, unless it is "off".
@@ -140,7 +142,7 @@ pub async fn answer(
     }
     let failed = |source| StartError::Bind { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let router = health::router(host.engines.queue(), host.engines.clock(), metrics);
+    let router = health::router(host.engines.queue(), host.engines.clock(), host.waits_for.clone(), metrics);
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 

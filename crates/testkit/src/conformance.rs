@@ -28,6 +28,7 @@ pub mod queue;
 pub mod results;
 pub mod rotations;
 pub mod sample;
+pub mod turns;
 pub mod vault;
 
 /// A deployment of its own for one case.
@@ -171,6 +172,15 @@ macro_rules! conformance {
             steps_ask_each_device_once,
             a_pace_is_kept,
             devices_are_found_by_their_versions,
+        ]);
+    };
+    (turns, $subject:ty) => {
+        $crate::conformance!(@cases turns, $subject, [
+            turns_follow_each_other,
+            buckets_are_apart,
+            the_horizon_bounds_what_is_booked,
+            no_turn_is_given_twice,
+            a_clock_set_back_ends_in_a_pause,
         ]);
     };
     (vault, $subject:ty) => {

@@ -37,6 +37,9 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
     let answering = shell::answer(&host, &health, telemetry::start_metrics()).await?;
+    if !host.unlock().await? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let roles = Roles::new(host.clone());
     let workers = roles.work()?;
     let (address, serving) = roles.serve().await?;

@@ -8,6 +8,7 @@ mod cli;
 mod dead_letters;
 mod deployment;
 mod doctor;
+mod envelope;
 mod fleet;
 mod graph;
 mod groups;
