@@ -172,6 +172,9 @@ pub(crate) enum Vault {
     Rekey,
     /// Open every version, and count them by master key.
     Verify,
+    /// With vault.engine = "envelope": wrap the master keys by the newest version of the key in Key Vault. Also the
+    /// way there, from plain keys. May be repeated at any time.
+    Wrap,
     /// Make the key pair of the recovery log: the secret half at OUT, the public one at OUT.pub.
     RecoveryKey {
         /// The secret half's file, which must not exist. Take it offline; without it the log opens for nobody.

@@ -46,7 +46,7 @@ pub(crate) struct Deployment {
 impl Deployment {
     fn open(arguments: &Arguments) -> Result<Self> {
         let config = Config::load(&arguments.config)?;
-        let keys = KeyStore::new(config.sections.data.keys.clone());
+        let keys = KeyStore::of(&config)?;
         Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
     }
 
@@ -98,7 +98,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { to } => manual::pages(to)?,
-        Command::Config(config) => return config::run(&arguments, config),
+        Command::Config(config) => return config::run(&arguments, config).await,
     }
     Ok(ExitCode::SUCCESS)
 }

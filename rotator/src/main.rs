@@ -9,6 +9,9 @@ use keyturn_service::queues::QueueName;
 
 fn main() -> ExitCode {
     keyturn_service::shell::run("rotator", async |host| {
+        if !host.unlock().await? {
+            return Ok(());
+        }
         let (config, keys, engines) = (&host.config, &host.keys, &host.engines);
         let settings = Settings {
             deployment: config.deployment.clone(),

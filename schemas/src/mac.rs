@@ -43,6 +43,9 @@ pub enum RingError {
     /// A key of the wrong size.
     #[error("key {0} is not base64url of 32 bytes")]
     Key(u8),
+    /// A wrapped key that is not one.
+    #[error("key {0} is not a master key wrapped by RSA-OAEP-256")]
+    Wrapped(u8),
 }
 
 /// A key ring as it lies in a file.

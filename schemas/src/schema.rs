@@ -24,6 +24,7 @@ use crate::problem::Problem;
 use crate::result::{self, Answer};
 use crate::signing::{self, PublicKey};
 use crate::stamp::Stamp;
+use crate::vault::WrappedFile;
 use crate::{mac, message};
 
 /// One kind of document: its schema, and the type that reads it.
@@ -57,6 +58,7 @@ pub fn documents() -> Vec<Document> {
         document::<key_set::Header>("key-set-header"),
         document::<PublicKey>("public-key"),
         document::<mac::RingFile>("key-ring-file"),
+        document::<WrappedFile>("wrapped-keys-file"),
         document::<signing::KeyFile>("signing-key-file"),
         document::<Problem>("problem"),
         document::<NonceAnswer>("nonce-answer"),

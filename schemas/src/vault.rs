@@ -4,6 +4,10 @@
 
 mod keys;
 mod seal;
+mod wrapped;
 
 pub use self::keys::{KeyId, MasterKey, MasterKeys, NoMasterKey};
 pub use self::seal::{Bound, SealError, bound_to, open, seal};
+#[cfg(feature = "schema")]
+pub(crate) use self::wrapped::WrappedFile;
+pub use self::wrapped::{WRAPPED, WrappedKey, format_wrapped, parse_wrapped};

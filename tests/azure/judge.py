@@ -3,12 +3,18 @@
 Usage: judge.py FAKE (the program of crates/testkit/examples/fake_key_vault.rs)
 """
 
+import base64
+import hashlib
+import json
 import subprocess
 import sys
 import tempfile
 import time
 
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.rest import HttpRequest
+from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm, SignatureAlgorithm
 from azure.keyvault.secrets import SecretClient
 
 from tokens import Tokens
@@ -35,6 +41,7 @@ def main():
                 assert fake.stdout.readline() == "done\n"
 
             judge(url, ca.name, tell)
+            judge_keys(url, ca.name)
         finally:
             fake.stdin.close()
             fake.wait(10)
@@ -90,6 +97,47 @@ def judge(url, ca, tell):
     client.purge_deleted_secret("many")
     raises(ResourceNotFoundError, 404, lambda: client.get_deleted_secret("many"))
     print("Microsoft's client of Key Vault finds the fake to be one")
+
+
+def judge_keys(url, ca):
+    tokens = Tokens()
+    reached = {"verify_challenge_resource": False, "connection_verify": ca}
+    client = KeyClient(url, tokens, **reached)
+    first = client.create_rsa_key("wrapping", size=2048)
+    second = client.rotate_key("wrapping")
+    assert first.properties.version != second.properties.version
+    assert client.get_key("wrapping").id == second.id
+    assert client.get_key("wrapping", first.properties.version).id == first.id
+    raises(ResourceNotFoundError, 404, lambda: client.get_key("none"))
+    raises(HttpResponseError, 400, lambda: client.create_rsa_key("small", size=1024))
+
+    # Microsoft's client wraps by itself with the public half, and has to ask for the unwrapping.
+    secret = bytes(range(32))
+    for key in (first, second):
+        crypto = CryptographyClient(key, tokens, **reached)
+        wrapped = crypto.wrap_key(KeyWrapAlgorithm.rsa_oaep_256, secret)
+        assert crypto.unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, wrapped.encrypted_key).key == secret
+    other = CryptographyClient(first, tokens, **reached)
+    raises(HttpResponseError, 400, lambda: other.unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, wrapped.encrypted_key))
+    raises(HttpResponseError, 400, lambda: other.unwrap_key(KeyWrapAlgorithm.rsa_oaep, wrapped.encrypted_key))
+
+    # What the fake wraps itself, without a version in the address.
+    encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+    asked = HttpRequest("POST", f"{url}/keys/wrapping/wrapkey?api-version=7.4",
+                        json={"alg": "RSA-OAEP-256", "value": encoded})
+    answer = client.send_request(asked).json()
+    assert answer["kid"] == second.id, answer
+    value = base64.urlsafe_b64decode(answer["value"] + "==")
+    assert CryptographyClient(second, tokens, **reached).unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, value).key == secret
+
+    # Signed by the fake, verified by Microsoft's client with the public half.
+    signing = client.create_ec_key("signing", curve="P-256")
+    crypto = CryptographyClient(signing, tokens, **reached)
+    digest = hashlib.sha256(b"text").digest()
+    signed = crypto.sign(SignatureAlgorithm.es256, digest)
+    assert len(signed.signature) == 64 and crypto.verify(SignatureAlgorithm.es256, digest, signed.signature).is_valid
+    raises(HttpResponseError, 400, lambda: client.create_ec_key("ed", curve="Ed25519"))
+    print("Microsoft's client of Key Vault's keys finds the fake to be one")
 
 
 main()

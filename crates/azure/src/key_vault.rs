@@ -28,6 +28,7 @@ use keyturn_ports::{Error, Kind};
 use tracing::warn;
 
 use self::calls::{READING, STORING, Shard, Written};
+pub(crate) use self::names::is_id as is_version;
 use self::names::{Place, versions_of};
 use self::stored::{Listed, Stored};
 use crate::failure::SetupError;
@@ -95,6 +96,11 @@ impl KeyVault {
     }
 }
 
+/// Whether this is a host of Key Vault.
+pub(crate) fn is_of_key_vault(url: &HttpsUrl) -> bool {
+    AZURE.iter().any(|end| url.host().ends_with(end))
+}
+
 fn wrong(problem: String) -> SetupError {
     SetupError::Service { setting: "vault.urls", problem }
 }
@@ -106,7 +112,7 @@ fn shard(
     credential: &Arc<dyn TokenCredential>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Shard, SetupError> {
-    let verified = AZURE.iter().any(|end| url.host().ends_with(end));
+    let verified = is_of_key_vault(url);
     if !verified && !settings.danger_unverified_challenge {
         return Err(wrong(format!(
             "{url} is not a host of Azure Key Vault; vault.danger_unverified_challenge = true trusts it to say what \

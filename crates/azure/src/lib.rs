@@ -15,6 +15,7 @@ pub mod key_vault;
 pub mod logs;
 pub mod service_bus;
 pub mod storage_queues;
+pub mod wrapping_key;
 
 pub use self::failure::SetupError;
 pub use self::retry::Attempts;

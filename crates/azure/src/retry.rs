@@ -45,6 +45,33 @@ pub(crate) fn count_throttle(service: &'static str, status: u16) {
     }
 }
 
+/// Makes a call of `service` that changes nothing, until it goes well or there is no hope.
+pub(crate) async fn again<T, F>(
+    service: &'static str,
+    attempts: Attempts,
+    entropy: &dyn Entropy,
+    call: impl Fn() -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = azure_core::Result<T>>,
+{
+    let mut made = 1;
+    loop {
+        let failure = match call().await {
+            Ok(value) => return Ok(value),
+            Err(error) => Failure::of(&error),
+        };
+        if let Failure::Refused(Refused { status, .. }) = &failure {
+            count_throttle(service, *status);
+        }
+        let Some(pause) = attempts.pause(made, &failure, entropy) else {
+            return Err(failure);
+        };
+        tokio::time::sleep(pause).await;
+        made += 1;
+    }
+}
+
 /// Whether the same call may go well a moment later.
 fn is_passing(failure: &Failure) -> bool {
     match failure {

@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::time::OffsetDateTime;
 use keyturn_azure::key_vault::{KeyVault, Settings};
-use keyturn_azure::pace::{Bucket, Rate};
+use keyturn_azure::pace::{Limit, Pace, Shared};
 use keyturn_azure::{Attempts, Reach};
-use keyturn_domain::ambient::SystemEntropy;
+use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::password::Password;
+use keyturn_embedded::{Database, OpenOptions};
 use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault as _, VaultReader as _};
 use keyturn_ports::{Error, Kind};
 use keyturn_testkit::azure::identity;
@@ -45,7 +46,15 @@ struct Fresh {
     clock: ManualClock,
 }
 
-const GENEROUS: Rate = Rate { per_second: 1000, burst: 1000, patience: Duration::from_secs(5) };
+/// A pace for tests of other things.
+struct AtOnce;
+
+#[async_trait]
+impl Pace for AtOnce {
+    async fn turn(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+}
 
 fn settings(fakes: &[&FakeKeyVault]) -> Settings {
     Settings {
@@ -61,12 +70,16 @@ fn settings(fakes: &[&FakeKeyVault]) -> Settings {
     }
 }
 
-fn open(fakes: &[&FakeKeyVault], settings: &Settings, rate: Rate) -> KeyVault {
+fn open(fakes: &[&FakeKeyVault], settings: &Settings) -> KeyVault {
+    paced(fakes, settings, Arc::new(AtOnce))
+}
+
+fn paced(fakes: &[&FakeKeyVault], settings: &Settings, pace: Arc<dyn Pace>) -> KeyVault {
     let ca = fakes.iter().map(|fake| fake.server.ca.clone()).collect::<String>();
     let reach = Reach { timeout: Duration::from_millis(500), ca: Some(ca.into_bytes()), proxy: None };
     let credential: Arc<dyn TokenCredential> = Arc::new(Tokens);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    KeyVault::open(settings, &reach, &credential, Arc::new(Bucket::new(rate)), &entropy).unwrap()
+    KeyVault::open(settings, &reach, &credential, pace, &entropy).unwrap()
 }
 
 impl Subject for Fresh {
@@ -75,7 +88,7 @@ impl Subject for Fresh {
     async fn fresh() -> Self {
         let clock = ManualClock::default();
         let fake = FakeKeyVault::start(Arc::new(clock.clone())).await;
-        let vault = open(&[&fake], &settings(&[&fake]), GENEROUS);
+        let vault = open(&[&fake], &settings(&[&fake]));
         Self { fake, vault, clock }
     }
 
@@ -173,7 +186,7 @@ async fn a_death_after_the_put_leaves_a_version_that_is_found() {
     }
     dying.abort();
     assert!(dying.await.unwrap_err().is_cancelled());
-    let next = open(&[&fake], &settings(&[&fake]), GENEROUS);
+    let next = open(&[&fake], &settings(&[&fake]));
     let found = find(&next, 1, 1).await.unwrap();
     assert_eq!(found.version, sample::version(1));
     assert_eq!(put(&next, minted(1, 1)).await.unwrap(), found);
@@ -184,7 +197,7 @@ async fn a_death_after_the_put_leaves_a_version_that_is_found() {
 #[tokio::test]
 async fn two_rotators_agree_on_the_first_version() {
     let Fresh { fake, vault, .. } = Fresh::fresh().await;
-    let other = open(&[&fake], &settings(&[&fake]), GENEROUS);
+    let other = open(&[&fake], &settings(&[&fake]));
     let mut twin = minted(1, 2);
     twin.request = sample::request(1);
     let (one, two) = tokio::join!(put(&vault, minted(1, 1)), put(&other, twin));
@@ -201,7 +214,7 @@ async fn refusals_are_told_apart_and_say_what_to_do() {
         (Fault::Forbidden(Some("ForbiddenByRbac")), Kind::Denied, "docs/AZURE.md"),
         (Fault::Forbidden(Some("ForbiddenByFirewall")), Kind::Denied, "firewall"),
         (Fault::Forbidden(None), Kind::Unavailable, "fails over"),
-        (Fault::Throttled(Some(60)), Kind::Unavailable, "creations_per_second"),
+        (Fault::Throttled(Some(60)), Kind::Unavailable, "vault.creations"),
     ] {
         let Fresh { fake, vault, .. } = Fresh::fresh().await;
         fake.faults(Call::Set, [fault]);
@@ -256,7 +269,7 @@ async fn a_reference_to_another_vault_is_refused() {
     assert_eq!(error.kind(), Kind::Denied);
     assert!(error.to_string().contains("vault.read_urls"), "{error}");
     let reading = Settings { read_urls: settings(&[&one.fake]).urls, ..settings(&[&two.fake]) };
-    let both = open(&[&one.fake, &two.fake], &reading, GENEROUS);
+    let both = open(&[&one.fake, &two.fake], &reading);
     assert!(both.read(entry.lane, entry.version, &entry.vault_ref).await.unwrap().is_some());
     assert_eq!(both.history(sample::device(1)).await.unwrap(), [entry]);
 }
@@ -267,7 +280,7 @@ async fn devices_are_spread_over_vaults_and_pages_are_followed() {
     let clock = ManualClock::default();
     let (one, two) =
         (FakeKeyVault::start(Arc::new(clock.clone())).await, FakeKeyVault::start(Arc::new(clock)).await);
-    let vault = open(&[&one, &two], &settings(&[&one, &two]), GENEROUS);
+    let vault = open(&[&one, &two], &settings(&[&one, &two]));
     for result in vault.put((1..=60).map(|n| minted(n, n)).collect()).await {
         result.unwrap();
     }
@@ -284,8 +297,19 @@ async fn devices_are_spread_over_vaults_and_pages_are_followed() {
 #[tokio::test]
 async fn writes_wait_for_their_turn_and_do_not_wait_for_ever() {
     let Fresh { fake, .. } = Fresh::fresh().await;
-    let slow = Rate { per_second: 1, burst: 2, patience: Duration::ZERO };
-    let vault = open(&[&fake], &settings(&[&fake]), slow);
+    let folder = tempfile::tempdir().unwrap();
+    let file =
+        OpenOptions::new(folder.path().join("keyturn.db"), Arc::new(SystemClock), Arc::new(SystemEntropy));
+    // Room for two: at once, and a second later.
+    let slow = Limit {
+        calls: 2,
+        window: Duration::from_millis(600),
+        slack: Duration::from_millis(400),
+        lease: 32,
+        patience: Duration::from_millis(1500),
+    };
+    let turns = Arc::new(Database::open(file).unwrap());
+    let vault = paced(&[&fake], &settings(&[&fake]), Arc::new(Shared::new(turns, slow)));
     let put = vault.put((1..=4).map(|n| minted(n, n)).collect()).await;
     assert_eq!(put.iter().filter(|result| result.is_ok()).count(), 2);
     let told = put.into_iter().filter_map(Result::err).map(|error| error.kind()).collect::<Vec<_>>();
@@ -300,7 +324,6 @@ async fn a_strange_host_has_to_be_allowed() {
     let reach = Reach { timeout: Duration::from_secs(1), ca: None, proxy: None };
     let credential: Arc<dyn TokenCredential> = Arc::new(Tokens);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let error =
-        KeyVault::open(&strict, &reach, &credential, Arc::new(Bucket::new(GENEROUS)), &entropy).unwrap_err();
+    let error = KeyVault::open(&strict, &reach, &credential, Arc::new(AtOnce), &entropy).unwrap_err();
     assert!(error.to_string().contains("danger_unverified_challenge"), "{error}");
 }

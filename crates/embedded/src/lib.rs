@@ -40,6 +40,7 @@ mod chores;
 mod directory;
 mod shipping;
 
+mod turns;
 mod vault;
 
 pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore};

@@ -70,6 +70,7 @@ conformance!(intake, Fresh<Database>);
 conformance!(ledger, Fresh<Database>);
 conformance!(results, Fresh<Database>);
 conformance!(rotations, Fresh<Database>);
+conformance!(turns, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
 conformance!(shipping, Fresh<Database>);

@@ -41,6 +41,7 @@ mod chores;
 mod directory;
 mod shipping;
 
+mod turns;
 mod vault;
 
 pub use arrival::{Arrival, Here, State};

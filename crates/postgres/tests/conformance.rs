@@ -71,6 +71,7 @@ conformance!(intake, Fresh<Database>);
 conformance!(letter_jobs, Fresh<Database>);
 conformance!(ledger, Fresh<Database>);
 conformance!(rotations, Fresh<Database>);
+conformance!(turns, Fresh<Database>);
 conformance!(results, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
 conformance!(audit, Fresh<Database>);

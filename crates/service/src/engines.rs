@@ -7,7 +7,7 @@ use std::sync::Arc;
 use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
 use keyturn_azure::logs::LogsIngestion;
-use keyturn_azure::pace::Bucket;
+use keyturn_azure::pace::Shared;
 use keyturn_azure::service_bus;
 use keyturn_azure::storage_queues::Access;
 use keyturn_azure::{ServiceBus, SetupError, StorageQueues};
@@ -28,6 +28,7 @@ use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
 use keyturn_ports::shipping::Shipping;
+use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Vault, VaultKeeper};
 use keyturn_ports::{Error, Kind};
@@ -217,7 +218,11 @@ impl Engines {
         };
         let (outside, strays) = outside(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
         let hops = Hops::new(inside, outside).with_strays(strays);
-        let (key_vault, graph) = (key_vault(config, &entropy)?, graph(config, &clock, &entropy)?);
+        let turns: Arc<dyn Turns> = match &state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        };
+        let (key_vault, graph) = (key_vault(config, turns, &entropy)?, graph(config, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
 
@@ -403,12 +408,16 @@ impl Engines {
     }
 }
 
-fn key_vault(config: &Config, entropy: &Arc<dyn Entropy>) -> Result<Option<KeyVault>, SetupError> {
-    let (VaultEngine::KeyVault(settings, rate), Some(azure)) = (&config.vault, &config.azure) else {
+fn key_vault(
+    config: &Config,
+    turns: Arc<dyn Turns>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Option<KeyVault>, SetupError> {
+    let (VaultEngine::KeyVault(settings, limit), Some(azure)) = (&config.vault, &config.azure) else {
         return Ok(None);
     };
     let credential = azure.credential.open(&azure.reach)?;
-    let pace = Arc::new(Bucket::new(*rate));
+    let pace = Arc::new(Shared::new(turns, *limit));
     KeyVault::open(settings, &azure.reach, &credential, pace, entropy).map(Some)
 }
 

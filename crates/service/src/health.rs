@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics` of a process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -10,20 +10,42 @@ use keyturn_ports::queue::{Queue, QueueName};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::expiry;
+/// What a process waits for before it can begin its work, if it does.
+#[derive(Clone, Debug, Default)]
+pub struct Waits(Arc<Mutex<Option<String>>>);
+
+impl Waits {
+    /// It waits for this, or no longer.
+    pub(crate) fn set(&self, what: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn now(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Routes that tell how the process is.
 ///
 /// `/healthz` answers as long as the process runs; `/readyz` answers 200 only while its engines answer, and says
-/// which does not; `/metrics` is in Prometheus's text format.
-pub fn router(queue: Arc<dyn Queue>, clock: Arc<dyn Clock>, metrics: Option<PrometheusHandle>) -> Router {
+/// which does not, or what the process waits for; `/metrics` is in Prometheus's text format.
+pub fn router(
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+    waits: Waits,
+    metrics: Option<PrometheusHandle>,
+) -> Router {
     let scraped = Arc::clone(&queue);
     Router::new()
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(async move || ready(&*queue).await))
+        .route("/readyz", get(async move || ready(&*queue, &waits).await))
         .route("/metrics", get(async move || scrape(&*scraped, &*clock, metrics.as_ref()).await))
 }
 
-async fn ready(queue: &dyn Queue) -> (StatusCode, String) {
+async fn ready(queue: &dyn Queue, waits: &Waits) -> (StatusCode, String) {
+    if let Some(what) = waits.now() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("waiting: {what}\n"));
+    }
     for name in QueueName::ALL {
         if let Err(error) = queue.depth(name).await {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("queue {name}: {error}\n"));

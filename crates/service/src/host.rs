@@ -14,11 +14,12 @@ use keyturn_ports::shipping::Holder;
 use keyturn_schemas::alarm::WebhookSecrets;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::{Config, Ingress};
 use crate::engines::Engines;
 use crate::fleet::{Clerk, Surveyor};
+use crate::health::Waits;
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
@@ -41,9 +42,38 @@ pub struct Host {
     pub stop: CancellationToken,
     /// Who is told how the process is.
     pub supervisor: Supervisor,
+    /// What it waits for, for `/readyz`.
+    pub waits_for: Waits,
 }
 
 impl Host {
+    /// Has the vault's keys unwrapped, if they are wrapped, for a role that holds them. While Key Vault cannot be asked it
+    /// waits, and `/readyz` says so. False if the process is to end before that.
+    pub async fn unlock(&self) -> Result<bool, StartError> {
+        let every = self.config.sections.vault.unwrap_every.0;
+        let mut complaint = None;
+        self.waits_for.set(Some("the vault's keys are being unwrapped".to_owned()));
+        loop {
+            let error = match self.keys.unlock().await {
+                Ok(()) => {
+                    self.waits_for.set(None);
+                    return Ok(true);
+                }
+                Err(error) if error.is_passing() => error.to_string(),
+                Err(error) => return Err(error.into()),
+            };
+            self.waits_for.set(Some(error.clone()));
+            if complaint.as_ref() != Some(&error) {
+                warn!(error = %error, "waiting until the vault's keys can be unwrapped");
+                complaint = Some(error);
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(false),
+                () = tokio::time::sleep(every) => {}
+            }
+        }
+    }
+
     /// Works on a queue until the process is to end, then finishes the batch in hand.
     pub async fn work(&self, queue: QueueName, handler: impl Handler) {
         let worker = self.worker(queue, handler);

@@ -5,8 +5,11 @@
 //! and in the folder. On one shared database the key files
 //! are the boundary between roles, so a file that others can read is refused.
 //!
+//! The vault's keys may be wrapped by a key of Azure Key Vault (`keys/envelope.rs`).
+//!
 //! [`KeyStore::live`] keeps what was made of the keys up to date while they are changed.
 
+mod envelope;
 mod reload;
 mod replace;
 
@@ -16,7 +19,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyturn_embedded::{MasterKey, MasterKeys};
+use keyturn_azure::SetupError;
+use keyturn_azure::wrapping_key::WrappingKey;
+use keyturn_domain::ambient::SystemEntropy;
+use keyturn_domain::entropy::Entropy;
+use keyturn_embedded::MasterKeys;
+use keyturn_ports::Kind;
 use keyturn_schemas::alarm::{SecretError, WebhookSecrets};
 use keyturn_schemas::finding::FindingKeys;
 use keyturn_schemas::key_set::{self, KeySetError};
@@ -25,11 +33,16 @@ use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::signing::{KeyFileError, SigningKey};
 use keyturn_schemas::stamp::StampKeys;
 use keyturn_schemas::ticket::TicketKeys;
+use keyturn_schemas::vault::parse_wrapped;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::expiry;
 
+use crate::config::{Config, VaultEngine};
+
+use self::envelope::Envelope;
+pub use self::envelope::Rewrapped;
 pub use self::reload::LOOK;
 pub use self::replace::replace;
 
@@ -52,6 +65,8 @@ pub struct KeyStore {
     folder: PathBuf,
     credentials: Option<PathBuf>,
     others: Arc<[PathBuf]>,
+    /// What unwraps the vault's keys, if they are wrapped.
+    envelope: Option<Arc<Envelope>>,
     built: reload::Built,
 }
 
@@ -116,6 +131,48 @@ pub enum KeyError {
         /// What is wrong.
         error: SecretError,
     },
+    /// The vault's keys are not wrapped, and should be.
+    #[error(
+        "{source_name}: the keys are not wrapped, as vault.engine = \"envelope\" has it; `keyturn vault wrap` wraps them"
+    )]
+    Plain {
+        /// Where they came from.
+        source_name: String,
+    },
+    /// The vault's keys are wrapped, and nothing is configured that unwraps them.
+    #[error("{source_name}: the keys are wrapped by Key Vault; vault.engine = \"envelope\" opens them")]
+    Wrapped {
+        /// Where they came from.
+        source_name: String,
+    },
+    /// The vault's keys are wrapped, and were not unwrapped.
+    #[error("{source_name}: the keys are wrapped, and were not unwrapped: {why}")]
+    Locked {
+        /// Where they came from.
+        source_name: String,
+        /// Why not.
+        why: String,
+    },
+    /// Key Vault did not wrap or unwrap a key.
+    #[error("{source_name}: key {id}: {error}")]
+    Wrapping {
+        /// The file.
+        source_name: String,
+        /// The key's number.
+        id: u8,
+        /// What went wrong.
+        error: keyturn_ports::Error,
+    },
+    /// A key was unwrapped, and is another one.
+    #[error(
+        "{source_name}: key {id}: what was unwrapped is not the key that the file names; put the file back from a backup"
+    )]
+    Exchanged {
+        /// The file.
+        source_name: String,
+        /// The key's number.
+        id: u8,
+    },
     /// It is not a signing key of this kind.
     #[error("{source_name}: {error}")]
     Signing {
@@ -124,6 +181,14 @@ pub enum KeyError {
         /// What is wrong.
         error: KeyFileError,
     },
+}
+
+impl KeyError {
+    /// Whether the service that unwraps may do so later. That it denies counts: a role that was just given takes minutes
+    /// to be known.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Wrapping { error, .. } if matches!(error.kind(), Kind::Unavailable | Kind::Denied))
+    }
 }
 
 /// The text of a key file, and where it came from.
@@ -139,8 +204,21 @@ impl KeyStore {
             folder,
             credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
             others: Arc::default(),
+            envelope: None,
             built: reload::Built::default(),
         }
+    }
+
+    /// The keys of a deployment. Nobody is asked anything yet.
+    pub fn of(config: &Config) -> Result<Self, SetupError> {
+        let plain = Self::new(config.sections.data.keys.clone());
+        let (VaultEngine::Envelope(settings), Some(azure)) = (&config.vault, &config.azure) else {
+            return Ok(plain);
+        };
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let credential = azure.credential.open(&azure.reach)?;
+        let key = WrappingKey::open(settings, &azure.reach, &credential, &entropy)?;
+        Ok(Self { envelope: Some(Arc::new(Envelope::new(key))), ..plain })
     }
 
     /// The same, which also notices when one of these files changes.
@@ -173,11 +251,20 @@ impl KeyStore {
         self.ring(FindingKeys::KIND, FindingKeys::parse)
     }
 
-    /// The vault's master keys.
+    /// The vault's master keys; if they are wrapped, after [`Self::unlock`].
     pub fn vault(&self) -> Result<MasterKeys, KeyError> {
-        let secrets = self.ring(VAULT, |text| mac::parse_secrets(VAULT, text))?;
-        let missing = || KeyError::Missing { kind: VAULT, path: self.path(VAULT) };
-        MasterKeys::new(secrets.into_iter().map(|(_, secret)| MasterKey::new(secret))).map_err(|_| missing())
+        let keys = self.vault_keys(&self.find(VAULT)?)?;
+        envelope::master_keys(keys).ok_or_else(|| KeyError::Missing { kind: VAULT, path: self.path(VAULT) })
+    }
+
+    fn vault_keys(&self, found: &Found) -> Result<Vec<FiledKey>, KeyError> {
+        match &self.envelope {
+            Some(envelope) => envelope.unwrapped(found),
+            None => parse_plain(found).map_err(|error| match parse_wrapped(&found.text) {
+                Ok(_) => KeyError::Wrapped { source_name: found.name.clone() },
+                Err(_) => error,
+            }),
+        }
     }
 
     /// The key that signs results.
@@ -215,6 +302,9 @@ impl KeyStore {
     pub fn filed(&self, kind: &'static str) -> Result<Vec<FiledKey>, KeyError> {
         let path = self.path(kind);
         let found = read(&path, kind)?;
+        if kind == VAULT {
+            return self.vault_keys(&found);
+        }
         mac::parse_keys(kind, &found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
     }
 
@@ -257,6 +347,12 @@ impl KeyStore {
         let path = credential.filter(|path| path.is_file()).unwrap_or_else(|| self.path(kind));
         read(&path, kind)
     }
+}
+
+/// The vault's keys in a file that holds them as they are.
+fn parse_plain(found: &Found) -> Result<Vec<FiledKey>, KeyError> {
+    mac::parse_keys(VAULT, &found.text)
+        .map_err(|error| KeyError::Ring { source_name: found.name.clone(), error })
 }
 
 /// The secret by which a service knows us, in a file that others must not be able to read.

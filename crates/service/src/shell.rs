@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError, Logs};
 use crate::engines::{Engines, OpenError};
+use crate::health::Waits;
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
@@ -130,9 +131,10 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
-    let keys = KeyStore::new(config.sections.data.keys.clone()).watching(secrets);
+    let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
     let supervisor = Supervisor::of_environment(engines.clock());
-    Ok(Host { config: Arc::new(config), keys, engines, stop: CancellationToken::new(), supervisor })
+    let (stop, waits_for) = (CancellationToken::new(), Waits::default());
+    Ok(Host { config: Arc::new(config), keys, engines, stop, supervisor, waits_for })
 }
 
 /// Answers health questions at `address`, unless it is "off".
@@ -149,7 +151,7 @@ pub async fn answer(
     }
     let failed = |source| StartError::Bind { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let router = health::router(host.engines.queue(), host.engines.clock(), metrics);
+    let router = health::router(host.engines.queue(), host.engines.clock(), host.waits_for.clone(), metrics);
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 

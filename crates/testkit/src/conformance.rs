@@ -30,6 +30,7 @@ pub mod results;
 pub mod rotations;
 pub mod sample;
 pub mod shipping;
+pub mod turns;
 pub mod vault;
 
 /// A deployment of its own for one case.
@@ -205,6 +206,15 @@ macro_rules! conformance {
             a_cursor_moves_forward_from_where_it_is,
             streams_are_apart,
             what_was_not_shipped_stays,
+        ]);
+    };
+    (turns, $subject:ty) => {
+        $crate::conformance!(@cases turns, $subject, [
+            turns_follow_each_other,
+            buckets_are_apart,
+            the_horizon_bounds_what_is_booked,
+            no_turn_is_given_twice,
+            a_clock_set_back_ends_in_a_pause,
         ]);
     };
     (vault, $subject:ty) => {

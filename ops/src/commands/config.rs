@@ -12,18 +12,20 @@ use keyturn_service::recovery::RecoveryLog;
 use crate::cli::{Arguments, Config};
 use crate::output::say;
 
-pub(super) fn run(arguments: &Arguments, command: &Config) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, command: &Config) -> Result<ExitCode> {
     match command {
         Config::Template => say!("{}", Loaded::template()),
         Config::Print => say!("{:#?}", Loaded::load(&arguments.config)?.sections),
-        Config::Check => return Ok(check(&Loaded::load(&arguments.config)?)),
+        Config::Check => return check(&Loaded::load(&arguments.config)?).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Tells every problem, not the first alone.
-fn check(config: &Loaded) -> ExitCode {
-    let keys = KeyStore::new(config.sections.data.keys.clone());
+async fn check(config: &Loaded) -> Result<ExitCode> {
+    let keys = KeyStore::of(config)?;
+    // What comes of it is told with the key.
+    drop(keys.unlock().await);
     let checks: [(&str, Result<(), KeyError>); 7] = [
         ("nonce", keys.nonces().map(drop)),
         ("stamp", keys.stamps().map(drop)),
@@ -66,7 +68,7 @@ fn check(config: &Loaded) -> ExitCode {
             }
         }
     }
-    if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The default, then the groups in the order in which they are tried.

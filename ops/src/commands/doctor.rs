@@ -85,6 +85,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![Check::ok("configuration", "it is read, and its database is opened")];
+    // What comes of it is told with the keys.
+    drop(deployment.keys.unlock().await);
     checks.extend(keys::examine(deployment));
     checks.extend(disk::examine(deployment));
     checks.extend(work::examine(deployment).await);

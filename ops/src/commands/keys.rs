@@ -11,7 +11,7 @@ use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::entropy::Entropy;
 use keyturn_ports::audit::Action;
 use keyturn_schemas::finding::FindingKeys;
-use keyturn_schemas::mac::{self, FiledKey, KeyId};
+use keyturn_schemas::mac::{FiledKey, KeyId};
 use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::stamp::StampKeys;
 use keyturn_schemas::ticket::TicketKeys;
@@ -56,6 +56,13 @@ pub(super) async fn run(deployment: &Deployment, command: &Keys) -> Result<()> {
     let folder = deployment.keys.folder();
     let lock = std::fs::File::open(folder).with_context(|| folder.display().to_string())?;
     lock.lock().with_context(|| format!("{}: cannot be locked", folder.display()))?;
+    let needs_vault = match command {
+        Keys::List => true,
+        Keys::Rotate { kind, .. } | Keys::Retire { kind, .. } => *kind == Kind::Vault,
+    };
+    if needs_vault {
+        deployment.keys.unlock().await?;
+    }
     match command {
         Keys::List => list(deployment),
         Keys::Rotate { kind: Kind::Signing, activate: false } => signing::add(deployment).await,
@@ -124,7 +131,7 @@ async fn retire(deployment: &Deployment, kind: Kind, id: KeyId, danger_now: bool
     match kind {
         Kind::Vault => {
             refuse_while_it_seals(deployment, &keys, id).await?;
-            keep(deployment, key)?;
+            keep(deployment, key).await?;
         }
         _ if danger_now => {}
         _ => under_way::refuse_while_needed(deployment, kind, key, wait).await?,
@@ -159,20 +166,20 @@ async fn refuse_while_it_seals(deployment: &Deployment, keys: &[FiledKey], id: K
 }
 
 /// A retired master key still opens the backups of its time, so it is put aside and not destroyed.
-fn keep(deployment: &Deployment, key: &FiledKey) -> Result<()> {
+async fn keep(deployment: &Deployment, key: &FiledKey) -> Result<()> {
     let at = deployment.engines.clock().now();
     let path = deployment.keys.folder().join(format!("vault.retired-{}-{}.key", key.id.0, at.0));
-    replace(&path, &mac::format_keys(VAULT, std::slice::from_ref(key)))
-        .with_context(|| format!("{}: cannot be written", path.display()))?;
+    let text = deployment.keys.ring_text(VAULT, std::slice::from_ref(key)).await?;
+    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
     eprintln!("It opens backups made until now. Keep it with them, off this machine: {}", path.display());
     Ok(())
 }
 
 async fn write(deployment: &Deployment, kind: Kind, keys: &[FiledKey], what: &str) -> Result<()> {
+    let text = deployment.keys.ring_text(kind.word(), keys).await?;
     deployment.record(Action::KeysChanged, None, "", what).await?;
     let path = deployment.keys.folder().join(format!("{}.key", kind.word()));
-    replace(&path, &mac::format_keys(kind.word(), keys))
-        .with_context(|| format!("{}: cannot be written", path.display()))
+    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Fresh secret bytes.

@@ -58,6 +58,7 @@ pub(super) async fn recover(deployment: &Deployment, key: &Path, log: &Path) -> 
     let file = File::open(log).with_context(|| format!("{}: the log cannot be read", log.display()))?;
     let what = format!("from {}", log.display());
     deployment.record(Action::VaultRecovered, None, "", &what).await?;
+    deployment.keys.unlock().await?;
     let vault = deployment.engines.vault_without_log(|| deployment.keys.vault())?;
     let mut recovery =
         Recovery { vault: &*vault, known: BTreeMap::new(), missing: Vec::new(), counts: Counts::default() };

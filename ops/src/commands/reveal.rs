@@ -13,6 +13,7 @@ use crate::{operator, output, resolve};
 
 pub(super) async fn run(deployment: &Deployment, command: &Reveal) -> Result<()> {
     let device = resolve::device(&deployment.engines, &command.device).await?;
+    deployment.keys.unlock().await?;
     let vault = deployment.engines.vault(|| deployment.keys.vault())?;
     let actor = operator::name();
     let look = Look { engines: &deployment.engines, vault: &*vault, actor: &actor, reason: &command.reason };

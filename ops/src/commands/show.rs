@@ -154,6 +154,7 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
 
 /// Every version ever made for a device, newest first, and what the ledger says of it.
 pub(super) async fn history(deployment: &Deployment, named: &Named) -> Result<()> {
+    deployment.keys.unlock().await?;
     let vault = deployment.engines.vault(|| deployment.keys.vault())?;
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
     let word = |version: VersionId| {

@@ -43,6 +43,9 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     let answering = shell::answer(&host, &health, metrics).await?;
     // The device API and the workers of four queues.
     host.supervisor.await_parts(5);
+    if !host.unlock().await? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let roles = Roles::new(host.clone());
     let workers = roles.work()?;
     let (address, serving) = roles.serve().await?;

@@ -3,14 +3,15 @@
 mod export;
 pub(super) mod open_export;
 
+use std::fs::File;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_domain::ids::VersionId;
 use keyturn_ports::audit::Action;
 use keyturn_ports::vault::{Census, VaultKeeper};
-use keyturn_service::keys::VAULT;
+use keyturn_service::keys::{Rewrapped, VAULT, replace};
 use serde::Serialize;
 
 use super::{Deployment, recover};
@@ -22,13 +23,17 @@ use crate::output;
 const PAGE: usize = 128;
 
 pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<ExitCode> {
-    if matches!(command, Vault::Rekey | Vault::Verify) && !deployment.engines.seals_its_vault() {
-        let why = "this deployment's vault is Azure Key Vault, which looks after its own keys";
-        return Err(Failure::Conflict(why.to_owned()).into());
+    if matches!(command, Vault::Rekey | Vault::Verify) {
+        if !deployment.engines.seals_its_vault() {
+            let why = "this deployment's vault is Azure Key Vault, which looks after its own keys";
+            return Err(Failure::Conflict(why.to_owned()).into());
+        }
+        deployment.keys.unlock().await?;
     }
     match command {
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,
+        Vault::Wrap => wrap(deployment).await,
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
         Vault::Export(export) => export::run(deployment, export).await,
@@ -53,6 +58,34 @@ async fn rekey(deployment: &Deployment) -> Result<ExitCode> {
     progress.finish_and_clear();
     eprintln!("{resealed} versions are sealed anew under key {front}.");
     Ok(tell(&damaged))
+}
+
+/// Wraps the master keys by the newest version of the wrapping key. What they sealed stays as it is.
+async fn wrap(deployment: &Deployment) -> Result<ExitCode> {
+    let folder = deployment.keys.folder();
+    // `keyturn keys` writes the same file.
+    let held = File::open(folder).with_context(|| folder.display().to_string())?;
+    held.lock().with_context(|| format!("{}: cannot be locked", folder.display()))?;
+    let Some(Rewrapped { text, wrapped, were_plain, by }) = deployment.keys.wrap_anew().await? else {
+        let why =
+            "this deployment wraps no keys; set vault.engine = \"envelope\" and vault.wrapping_key first";
+        return Err(Failure::Conflict(why.to_owned()).into());
+    };
+    if wrapped == 0 {
+        eprintln!("The keys are wrapped by {by} already.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    deployment.record(Action::KeysChanged, None, "", &format!("wrapped the vault's keys by {by}")).await?;
+    let path = folder.join(format!("{VAULT}.key"));
+    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    eprintln!(
+        "{wrapped} keys of the vault are wrapped by {by}. Keep that version: without it nothing opens."
+    );
+    if were_plain {
+        eprintln!("They lay on this disk as they are, and may be in its backups. New ones never did:");
+        eprintln!("keyturn keys rotate {VAULT}, then as it says, and `keyturn vault rekey`");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Serialize)]

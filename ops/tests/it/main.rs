@@ -12,6 +12,7 @@ mod collector;
 mod dead_letters;
 mod deployment;
 mod doctor;
+mod envelope;
 mod fleet;
 mod graph;
 mod groups;

@@ -17,6 +17,7 @@ use keyturn_schemas::problem::Problem;
 use keyturn_schemas::result::{self, Answer, Code, Enclosed};
 use keyturn_schemas::schema::documents;
 use keyturn_schemas::signing::SigningKey;
+use keyturn_schemas::vault::{MasterKey, WrappedKey, format_wrapped};
 use serde_json::{Value, json};
 
 use crate::{golden, vectors, world};
@@ -60,6 +61,7 @@ fn examples() -> Vec<(&'static str, Value)> {
         ),
         ("public-key.root", json!(world::root_key().public())),
         ("key-ring-file.nonce", key_ring()),
+        ("wrapped-keys-file", wrapped_keys()),
         ("signing-key-file", file(&SigningKey::format("signing", "sign-1", &world::SIGNING_SEED))),
         ("signing-key-file.root", file(&SigningKey::format("root", "root-1", &world::ROOT_SEED))),
         ("problem.refused", json!(Problem::new(403, "KT-0201", "The message was refused"))),
@@ -67,6 +69,19 @@ fn examples() -> Vec<(&'static str, Value)> {
         ("nonce-answer", json!({"nonce": world::nonce(world::START)})),
         ("ticket-answer", json!({"ticket": world::ticket_keys().ticket(message.rid())})),
     ]
+}
+
+fn wrapped_keys() -> Value {
+    let key = WrappedKey {
+        id: KeyId(1),
+        name: *MasterKey::new([7; 32].into()).id(),
+        wrapped_by: "https://contoso.vault.azure.net/keys/keyturn/0123456789abcdef0123456789abcdef"
+            .to_owned(),
+        wrapped: vec![7; 256],
+        added: Some(world::START),
+        sealed_until: None,
+    };
+    file(&format_wrapped(&[key]))
 }
 
 fn claims(claims: &Claims) -> Value {

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::names::{Place, is_id};
 use super::stored::{CONTENT_TYPE, Listed, Stored};
 use crate::failure::{Failure, Refused};
-use crate::retry::{Attempts, count_throttle};
+use crate::retry::{Attempts, again, count_throttle};
 use crate::transport::HttpsUrl;
 
 pub(super) const READING: &str = "reading a password version from Key Vault";
@@ -140,18 +140,7 @@ impl Shard {
     where
         F: Future<Output = azure_core::Result<T>>,
     {
-        let mut made = 1;
-        loop {
-            let failure = match call().await {
-                Ok(value) => return Ok(value),
-                Err(error) => noted(Failure::of(&error)),
-            };
-            let Some(pause) = self.attempts.pause(made, &failure, &*self.entropy) else {
-                return Err(failure);
-            };
-            tokio::time::sleep(pause).await;
-            made += 1;
-        }
+        again("key_vault", self.attempts, &*self.entropy, call).await
     }
 
     /// A failure in words that an operator can act on.
@@ -184,9 +173,7 @@ impl Shard {
                 "the vault takes no writes now, as while it fails over to another region; if that lasts, this identity may \
                  not write",
             ),
-            (429, _) => {
-                (Kind::Unavailable, "the vault is throttled; lower vault.creations_per_second or add a vault")
-            }
+            (429, _) => (Kind::Unavailable, "the vault is throttled; lower vault.creations or add a vault"),
             _ => (failure.during(action).kind(), ""),
         };
         let mend = if mend.is_empty() { String::new() } else { format!(": {mend}") };

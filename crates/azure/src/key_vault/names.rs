@@ -39,7 +39,7 @@ impl fmt::Display for Place {
 }
 
 /// Whether this is what Key Vault calls a version: it goes into a path.
-pub(super) fn is_id(text: &str) -> bool {
+pub(crate) fn is_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

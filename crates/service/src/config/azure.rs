@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyturn_azure::credential::Credential;
-use keyturn_azure::pace::Rate;
-use keyturn_azure::{Attempts, HttpsUrl, Reach, graph, key_vault};
+use keyturn_azure::pace::Limit;
+use keyturn_azure::{Attempts, HttpsUrl, Reach, graph, key_vault, wrapping_key};
 
 use super::sections::{Azure, AzureCredential, Sections};
 
@@ -14,8 +14,10 @@ use super::sections::{Azure, AzureCredential, Sections};
 pub enum VaultEngine {
     /// In the database, sealed.
     Embedded,
+    /// In the database, sealed under keys that a key of Key Vault wraps.
+    Envelope(wrapping_key::Settings),
     /// In Azure Key Vault, at this pace.
-    KeyVault(key_vault::Settings, Rate),
+    KeyVault(key_vault::Settings, Limit),
 }
 
 /// Where devices are looked up.
@@ -52,13 +54,24 @@ impl Sections {
     pub(super) fn vault_engine(&self) -> Result<VaultEngine, Vec<String>> {
         let (section, mut problems) = (&self.vault, Vec::new());
         match section.engine.as_str() {
+            "key-vault" | "envelope" | "embedded"
+                if section.engine != "envelope"
+                    && (section.wrapping_key.is_some() || !section.former_wrapping_keys.is_empty()) =>
+            {
+                problems.push(
+                    "vault.wrapping_key, vault.former_wrapping_keys: they go with vault.engine = \"envelope\"".to_owned(),
+                );
+            }
             "embedded" if section.urls.is_empty() && section.read_urls.is_empty() => {
                 return Ok(VaultEngine::Embedded);
             }
-            "embedded" => problems
+            "envelope" if section.urls.is_empty() && section.read_urls.is_empty() => return self.envelope(),
+            "embedded" | "envelope" => problems
                 .push("vault.urls, vault.read_urls: they go with vault.engine = \"key-vault\"".to_owned()),
             "key-vault" => {}
-            other => problems.push(format!("vault.engine: «{other}» is not one of embedded, key-vault")),
+            other => {
+                problems.push(format!("vault.engine: «{other}» is not one of embedded, envelope, key-vault"));
+            }
         }
         let urls = origins("vault.urls", &section.urls, &mut problems);
         let read_urls = origins("vault.read_urls", &section.read_urls, &mut problems);
@@ -66,10 +79,18 @@ impl Sections {
         let rules = [
             (urls.is_empty(), "vault.urls: vault.engine = \"key-vault\" needs at least one address"),
             (
-                !(1..=30).contains(&section.creations_per_second),
-                "vault.creations_per_second: must be 1 to 30; Key Vault takes 300 in 10 seconds",
+                !(2..=3000).contains(&section.creations),
+                "vault.creations: must be 2 to 3000; Key Vault takes 300 in 10 seconds",
             ),
-            (!(1..=300).contains(&section.creations_burst), "vault.creations_burst: must be 1 to 300"),
+            (
+                !(Duration::from_secs(1)..=minute).contains(&section.creations_window.0),
+                "vault.creations_window: must be 1s to 1m",
+            ),
+            (
+                !(Duration::from_millis(20)..=Duration::from_secs(5)).contains(&section.creations_slack.0),
+                "vault.creations_slack: must be 20ms to 5s",
+            ),
+            (!(1..=300).contains(&section.creations_lease), "vault.creations_lease: must be 1 to 300"),
             (section.turn_patience.0 > minute, "vault.turn_patience: must be at most 1m"),
             (!(1..=256).contains(&section.parallel), "vault.parallel: must be 1 to 256"),
         ];
@@ -84,12 +105,48 @@ impl Sections {
             attempts: self.azure.attempts(),
             parallel: section.parallel,
         };
-        let rate = Rate {
-            per_second: section.creations_per_second,
-            burst: section.creations_burst,
+        Ok(VaultEngine::KeyVault(settings, self.creations()))
+    }
+
+    fn creations(&self) -> Limit {
+        let section = &self.vault;
+        Limit {
+            calls: section.creations,
+            window: section.creations_window.0,
+            slack: section.creations_slack.0,
+            lease: section.creations_lease,
             patience: section.turn_patience.0,
+        }
+    }
+
+    fn envelope(&self) -> Result<VaultEngine, Vec<String>> {
+        let (section, mut problems) = (&self.vault, Vec::new());
+        let mut read = |key: &str, text: &String| {
+            text.parse().map_err(|error| problems.push(format!("{key}: {error}"))).ok()
         };
-        Ok(VaultEngine::KeyVault(settings, rate))
+        let key: Option<wrapping_key::KeyUrl> =
+            section.wrapping_key.as_ref().and_then(|text| read("vault.wrapping_key", text));
+        let former: Vec<_> = section
+            .former_wrapping_keys
+            .iter()
+            .filter_map(|text| read("vault.former_wrapping_keys", text))
+            .collect();
+        if section.wrapping_key.is_none() {
+            problems
+                .push("vault.wrapping_key: vault.engine = \"envelope\" needs the key that wraps".to_owned());
+        }
+        if !(Duration::from_secs(1)..=Duration::from_mins(5)).contains(&section.unwrap_every.0) {
+            problems.push("vault.unwrap_every: must be 1s to 5m".to_owned());
+        }
+        match key.filter(|_| problems.is_empty()) {
+            Some(key) => Ok(VaultEngine::Envelope(wrapping_key::Settings {
+                key,
+                former,
+                danger_unverified_challenge: section.danger_unverified_challenge,
+                attempts: self.azure.attempts(),
+            })),
+            None => Err(problems),
+        }
     }
 
     /// Where devices are looked up; or what is wrong, each with its key.
@@ -130,9 +187,9 @@ impl Sections {
 
     /// Whether anything of Azure is used.
     fn uses_azure(&self) -> bool {
-        let engines = self.vault.engine == "key-vault" || self.directory.engine == "graph";
+        let vault = matches!(self.vault.engine.as_str(), "key-vault" | "envelope");
         let queues = self.queues_by_identity() || self.queues_on_service_bus();
-        engines || queues || self.azure.logs.endpoint.is_some()
+        vault || self.directory.engine == "graph" || queues || self.azure.logs.endpoint.is_some()
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.
@@ -223,16 +280,31 @@ fn credential(section: &AzureCredential) -> Result<Credential, String> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::load;
+    use std::time::Duration;
+
     use super::VaultEngine;
 
     const KEY_VAULT: &str = "[deployment]\nname = \"a\"\n[vault]\nengine = \"key-vault\"\n";
 
+    const ENVELOPE: &str = "[deployment]\nname = \"a\"\n[vault]\nengine = \"envelope\"\n";
+    const KEY: &str = "https://one.vault.azure.net/keys/keyturn";
+
+    #[test]
+    fn an_envelope_is_configured_by_its_key() {
+        let config = load(&format!("{ENVELOPE}wrapping_key = \"{KEY}\"\n")).unwrap();
+        let VaultEngine::Envelope(settings) = config.vault else { panic!("another engine") };
+        assert_eq!(settings.key.to_string(), KEY);
+        assert!(config.azure.is_some());
+    }
+
     #[test]
     fn a_vault_of_azure_is_configured_by_its_address() {
         let config = load(&format!("{KEY_VAULT}urls = [\"https://one.vault.azure.net/\"]\n")).unwrap();
-        let VaultEngine::KeyVault(settings, rate) = config.vault else { panic!("another engine") };
+        let VaultEngine::KeyVault(settings, limit) = config.vault else { panic!("another engine") };
         assert_eq!(settings.urls[0].to_string(), "https://one.vault.azure.net");
-        assert_eq!((rate.per_second, rate.burst), (25, 50));
+        assert_eq!((limit.calls, limit.window), (300, Duration::from_secs(10)));
+        // Of the 300 that the service takes in 10 seconds at least 95 in 100 are used.
+        assert!(limit.interval() * 285 <= limit.window, "{:?}", limit.interval());
         assert!(config.azure.is_some());
         assert!(load("[deployment]\nname = \"a\"\n").unwrap().azure.is_none());
     }
@@ -246,7 +318,17 @@ mod tests {
             (format!("{KEY_VAULT}urls = [\"https://a.b\", \"https://a.b/\"]\n"), "there twice"),
             ("[deployment]\nname = \"a\"\n[vault]\nurls = [\"https://a.b\"]\n".to_owned(), "they go with"),
             ("[deployment]\nname = \"a\"\n[vault]\nengine = \"keyvault\"\n".to_owned(), "vault.engine"),
-            (format!("{good}creations_per_second = 31\n"), "creations_per_second"),
+            (ENVELOPE.to_owned(), "vault.wrapping_key: vault.engine"),
+            (
+                format!("{ENVELOPE}wrapping_key = \"https://a.vault.azure.net\"\n"),
+                "vault.wrapping_key: \"https",
+            ),
+            (format!("{ENVELOPE}wrapping_key = \"{KEY}/0123\"\n"), "without a version"),
+            (format!("{ENVELOPE}wrapping_key = \"{KEY}\"\nunwrap_every = \"0s\"\n"), "vault.unwrap_every"),
+            (format!("{ENVELOPE}urls = [\"https://a.b\"]\n"), "they go with"),
+            (format!("{good}wrapping_key = \"{KEY}\"\n"), "they go with vault.engine = \"envelope\""),
+            (format!("{good}creations = 1\n"), "vault.creations:"),
+            (format!("{good}creations_slack = \"10s\"\n"), "vault.creations_slack"),
             (format!("{good}[azure.credential]\nkind = \"client-secret\"\n"), "secret_file"),
             (format!("{good}[azure.credential]\nsecret = \"x\"\n"), "unknown field `secret`"),
             (format!("{good}[azure.credential]\nkind = \"password\"\n"), "azure.credential.kind"),

@@ -309,8 +309,9 @@ pub struct Rotation {
 #[derive(Config, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Vault {
-    /// "embedded", in the database, sealed; or "key-vault", in Azure Key Vault. Choose before the first rotation:
-    /// versions are not moved from one to the other.
+    /// "embedded", in the database, sealed under the keys of vault.key; "envelope", the same, and those keys are wrapped
+    /// by a key of Azure Key Vault; or "key-vault", in Azure Key Vault itself. From the first to the second one may
+    /// change at any time, by `keyturn vault wrap`; versions are not moved to the third, or from it.
     #[config(default = "embedded")]
     pub engine: String,
     /// Key Vaults that new versions go to, each like `https://example.vault.azure.net`. Devices are spread over them; an
@@ -320,19 +321,34 @@ pub struct Vault {
     /// Key Vaults that hold older versions.
     #[config(default = [])]
     pub read_urls: Vec<String>,
-    /// Versions that this process creates in one Key Vault per second in the long run. The service takes 30 of all
-    /// rotators together, so give each its share.
-    #[config(default = 25)]
-    pub creations_per_second: u32,
-    /// Versions created at once after a pause.
-    #[config(default = 50)]
-    pub creations_burst: u32,
+    /// Versions that all processes together create in one Key Vault in any creations_window: what the service takes, less
+    /// what others than Keyturn write to that vault.
+    #[config(default = 300)]
+    pub creations: u32,
+    /// The time in which the service counts them.
+    #[config(default = "10s")]
+    pub creations_window: Span,
+    /// By how much the way from a turn to the service may differ. The more, the slower: turns are spread over the window
+    /// and this.
+    #[config(default = "400ms")]
+    pub creations_slack: Span,
+    /// Turns that a process books at once, in one write to the state. If it dies it loses these.
+    #[config(default = 32)]
+    pub creations_lease: u32,
     /// How long a version waits for its turn to be created. After that its message waits.
     #[config(default = "10s")]
     pub turn_patience: Span,
     /// Calls to Key Vault made at once for one batch of messages.
     #[config(default = 16)]
     pub parallel: usize,
+    /// For "envelope": the RSA key that wraps, `https://VAULT.vault.azure.net/keys/NAME`, without a version.
+    pub wrapping_key: Option<String>,
+    /// Keys that wrapped before this one, and unwrap until `keyturn vault wrap` was run.
+    #[config(default = [])]
+    pub former_wrapping_keys: Vec<String>,
+    /// How often a process that starts while Key Vault is away asks it to unwrap the keys.
+    #[config(default = "5s")]
+    pub unwrap_every: Span,
     /// Let a host that is not Key Vault's say what this process asks tokens for.
     #[config(default = false)]
     pub danger_unverified_challenge: bool,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use keyturn_domain::live::Live;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{KeyError, KeyStore};
 
@@ -88,6 +88,11 @@ impl KeyStore {
                 () = stop.cancelled() => return,
                 () = self.built.0.hangup.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
+            }
+            if self.is_unlocked()
+                && let Err(error) = self.unlock().await
+            {
+                debug!(error = %error, "the vault's new keys are not unwrapped yet");
             }
             let keys = self.clone();
             if let Err(error) = tokio::task::spawn_blocking(move || keys.look()).await {

@@ -1,4 +1,4 @@
-//! A fake of Key Vault's secrets: <https://learn.microsoft.com/rest/api/keyvault/secrets>.
+//! A fake of Key Vault's secrets and keys: <https://learn.microsoft.com/rest/api/keyvault/secrets>.
 //!
 //! It asks for a token by a challenge, keeps versions with their tags, deletes softly, lists in pages of 25 in no order,
 //! and refuses what the service refuses. Faults are put before the next calls of a kind.
@@ -9,11 +9,13 @@
     reason = "what a test stands on fails by panicking"
 )]
 
+mod keys;
 mod state;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -22,7 +24,9 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use keyturn_domain::clock::Clock;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use self::keys::Keys;
 use self::state::Secrets;
 use super::https::HttpsServer;
 use super::identity;
@@ -41,6 +45,10 @@ pub enum Call {
     Get,
     /// Lists versions.
     List,
+    /// Wraps with a key.
+    Wrap,
+    /// Unwraps with a key.
+    Unwrap,
     /// Everything else.
     Other,
 }
@@ -79,9 +87,37 @@ struct Shared {
     origin: String,
     clock: ClockOf,
     state: Mutex<Secrets>,
+    keys: Mutex<Keys>,
     faults: Mutex<VecDeque<(Call, Fault)>>,
     always: Mutex<Option<Fault>>,
     counts: Mutex<HashMap<Call, usize>>,
+    sets: Mutex<Sets>,
+}
+
+/// The sets that came in, as the service counts them: those that it refuses do not count.
+#[derive(Debug, Default)]
+struct Sets {
+    limit: Option<(usize, Duration)>,
+    taken: VecDeque<Instant>,
+    most: usize,
+    refused: usize,
+}
+
+impl Sets {
+    /// Whether one more is taken now.
+    fn take(&mut self, now: Instant) -> bool {
+        let Some((limit, window)) = self.limit else { return true };
+        while self.taken.front().is_some_and(|first| *first + window <= now) {
+            self.taken.pop_front();
+        }
+        if self.taken.len() >= limit {
+            self.refused += 1;
+            return false;
+        }
+        self.taken.push_back(now);
+        self.most = self.most.max(self.taken.len());
+        true
+    }
 }
 
 struct ClockOf(Arc<dyn Clock>);
@@ -110,9 +146,11 @@ impl FakeKeyVault {
                 origin: format!("https://{address}"),
                 clock: ClockOf(clock),
                 state: Mutex::default(),
+                keys: Mutex::default(),
                 faults: Mutex::default(),
                 always: Mutex::default(),
                 counts: Mutex::default(),
+                sets: Mutex::default(),
             });
             shared = Some(Arc::clone(&made));
             Router::new().fallback(answer).with_state(made)
@@ -136,6 +174,21 @@ impl FakeKeyVault {
         lock(&self.shared.faults).is_empty()
     }
 
+    /// From now on so many sets are taken in any window of this length, and others are throttled.
+    pub fn limit_sets(&self, limit: usize, window: Duration) {
+        lock(&self.shared.sets).limit = Some((limit, window));
+    }
+
+    /// How many sets were above that limit.
+    pub fn refused_sets(&self) -> usize {
+        lock(&self.shared.sets).refused
+    }
+
+    /// The most sets in a window.
+    pub fn most_sets(&self) -> usize {
+        lock(&self.shared.sets).most
+    }
+
     /// How many calls of a kind came in with a token.
     pub fn count(&self, call: Call) -> usize {
         lock(&self.shared.counts).get(&call).copied().unwrap_or(0)
@@ -154,6 +207,25 @@ impl FakeKeyVault {
     /// Writes over the tags of every version of a secret, as whoever may set secrets can.
     pub fn retag(&self, name: &str, tag: &str, text: &str) {
         lock(&self.shared.state).retag(name, tag, text);
+    }
+
+    /// Makes a new version of an RSA key, as an administrator or a rotation policy does. Returns its id.
+    pub fn make_key(&self, name: &str) -> String {
+        let (origin, now) = (&self.shared.origin, self.shared.now_s());
+        let made =
+            lock(&self.shared.keys).create(origin, name, &json!({ "kty": "RSA", "key_size": 2048 }), now);
+        made.expect("a key is made");
+        self.key_versions(name).pop().expect("it was made")
+    }
+
+    /// The ids of a key's versions, oldest first.
+    pub fn key_versions(&self, name: &str) -> Vec<String> {
+        lock(&self.shared.keys).versions(name)
+    }
+
+    /// Enables or disables a version of a key.
+    pub fn enable_key(&self, name: &str, id: &str, enabled: bool) {
+        lock(&self.shared.keys).enable(name, id, enabled);
     }
 
     /// Deletes a secret softly, as an administrator does.
@@ -210,6 +282,8 @@ fn kind(method: &Method, path: &[&str]) -> Call {
         ("PUT", ["secrets", _]) => Call::Set,
         ("GET", ["secrets", _, "versions"]) => Call::List,
         ("GET", ["secrets", _] | ["secrets", _, _]) => Call::Get,
+        ("POST", ["keys", _, "wrapkey"] | ["keys", _, _, "wrapkey"]) => Call::Wrap,
+        ("POST", ["keys", _, "unwrapkey"] | ["keys", _, _, "unwrapkey"]) => Call::Unwrap,
         _ => Call::Other,
     }
 }
@@ -224,6 +298,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let path: Vec<&str> = path.trim_matches('/').split('/').collect();
     let call = kind(&parts.method, &path);
     *lock(&shared.counts).entry(call).or_default() += 1;
+    if call == Call::Set && !lock(&shared.sets).take(Instant::now()) {
+        return throttled(Some(1));
+    }
     let fault = shared.next_fault(call);
     match fault {
         Some(Fault::Throttled(seconds)) => return throttled(seconds),
@@ -309,6 +386,9 @@ fn carry_out(
             }
         };
     let (origin, now) = (shared.origin.as_str(), shared.now_s());
+    if let ["keys", name, rest @ ..] = path {
+        return on_key(shared, method, name, rest, &body).map(|found| (StatusCode::OK, found));
+    }
     let mut state = lock(&shared.state);
     let found = match (method.as_str(), path) {
         ("PUT", ["secrets", name]) => state.set(origin, name, &body, now)?,
@@ -327,4 +407,28 @@ fn carry_out(
         _ => return Err(Refusal(StatusCode::NOT_FOUND, "NotFound", None, "no such operation".to_owned())),
     };
     Ok((StatusCode::OK, found))
+}
+
+fn on_key(
+    shared: &Shared,
+    method: &Method,
+    name: &str,
+    rest: &[&str],
+    body: &Value,
+) -> Result<Value, Refusal> {
+    let (origin, now) = (shared.origin.as_str(), shared.now_s());
+    let mut keys = lock(&shared.keys);
+    match (method.as_str(), rest) {
+        ("POST", ["create"]) => keys.create(origin, name, body, now),
+        ("POST", ["rotate"]) => keys.create(origin, name, &json!({ "kty": "RSA" }), now),
+        ("GET", []) => keys.get(origin, name, ""),
+        ("GET", [id]) => keys.get(origin, name, id),
+        ("POST", [operation @ ("wrapkey" | "unwrapkey" | "sign")]) => {
+            keys.operate(origin, name, "", operation, body)
+        }
+        ("POST", [id, operation @ ("wrapkey" | "unwrapkey" | "sign")]) => {
+            keys.operate(origin, name, id, operation, body)
+        }
+        _ => Err(Refusal(StatusCode::NOT_FOUND, "NotFound", None, "no such operation".to_owned())),
+    }
 }
