@@ -36,6 +36,10 @@ const ROUNDS_ON_POSTGRESQL: usize = 4;
 #[cfg(feature = "azurite")]
 const ROUNDS_ON_AZURITE: usize = 3;
 
+/// Fewer, because each takes four processes' worth of new connections.
+#[cfg(feature = "service-bus")]
+const ROUNDS_ON_SERVICE_BUS: usize = 3;
+
 /// One role's process.
 pub(crate) struct Role {
     name: &'static str,
@@ -111,6 +115,50 @@ async fn roles_killed_at_any_moment_lose_nothing_on_azure_storage() {
         secret.display(),
     );
     kill_roles_at_any_moment(&queues, ROUNDS_ON_AZURITE, None).await;
+}
+
+/// The same with every hop on Service Bus, which is the fake: every connection breaks in between as well.
+#[cfg(feature = "service-bus")]
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_killed_at_any_moment_lose_nothing_on_service_bus() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use keyturn_testkit::service_bus::{FakeServiceBus, KEY, POLICY};
+    use serde_json::json;
+
+    // Who is killed keeps its locks until they run out, so they are short.
+    let queue = json!({ "lockMs": 5000, "maxDelivery": 2000, "dedupMs": 600_000 });
+    let hops = ["requests", "findings", "outcomes", "alarms"];
+    let queues: serde_json::Map<_, _> =
+        hops.iter().map(|hop| (format!("keyturn-{hop}"), queue.clone())).collect();
+    let fake = FakeServiceBus::start(&queues.into(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("policy.key");
+    std::fs::write(&secret, KEY).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let queues = format!(
+        "[queues]\n{}[queues.service_bus]\nendpoint = \"{}\"\naccess = \"key\"\npolicy = \"{POLICY}\"\n\
+         secret_file = {secret:?}\nlock = \"5s\"\n",
+        hops.map(|hop| format!("{hop} = \"service-bus\"\n")).concat(),
+        fake.url("amqp"),
+    );
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (ended, dropping) = (Arc::clone(&over), fake.clone());
+    let breaking = std::thread::spawn(move || {
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_secs(3));
+            dropping.drop_links();
+        }
+    });
+    kill_roles_at_any_moment(&queues, ROUNDS_ON_SERVICE_BUS, None).await;
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    breaking.thread().unpark();
+    breaking.join().unwrap();
+    for hop in hops {
+        let told = fake.look(&format!("keyturn-{hop}"));
+        assert_eq!(told["dead"], json!([]), "{hop}");
+        assert_eq!(told["sent"] != 0, hop != "alarms", "{hop} went over the fake: {told}");
+    }
 }
 
 async fn kill_roles_at_any_moment(state: &str, rounds: usize, server: Option<&TestDatabase>) {
