@@ -53,7 +53,11 @@ pub async fn groups_are_part_of_a_record(subject: &impl Subject<Engine: Director
     let groups: Vec<_> = told.group_ids().map(|id| id.to_string()).collect();
     assert_eq!(groups, ["fee2c45b-915a-4a64-b130-f4eb9e75525e"]);
     assert!(engine.enable(sample::device(1), false).await.unwrap());
-    assert_eq!(find(engine, sample::device(1)).await.remove(0).groups, told.groups, "enabling changes nothing else");
+    assert_eq!(
+        find(engine, sample::device(1)).await.remove(0).groups,
+        told.groups,
+        "enabling changes nothing else"
+    );
     assert_eq!(find(engine, sample::device(2)).await.remove(0).groups, None);
 }
 
