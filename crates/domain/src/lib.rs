@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`ids`] and [`time`], then [`lane`] (the server's ledger), [`journal`] (the agent's side
 //! of the same protocol), [`password`] and [`policies`]; [`admission`] is what the edge takes from whom,
-//! [`webhook`] where alarms go, [`fleet`] how a device stands.
+//! [`webhook`] where alarms go, [`standing`] how a device stands.
 
 pub mod ids;
 pub mod span;

@@ -74,6 +74,6 @@ pub struct PolicyEntry {
     pub words: Option<u32>,
     /// What stands between them.
     pub separator: Option<String>,
-    /// See [`Rotation`].
+    /// As in the section `rotation`.
     pub update_frequency: Option<Span>,
 }
