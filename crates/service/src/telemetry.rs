@@ -100,6 +100,7 @@ fn announce() {
         metrics::counter!("keyturn_azure_throttled_total", "service" => service).increment(0);
     }
     metrics::counter!("keyturn_recovery_log_failures_total").increment(0);
+    metrics::counter!("keyturn_log_rows_lost_total").increment(0);
     metrics::counter!("keyturn_store_restored_total").increment(0);
 }
 
