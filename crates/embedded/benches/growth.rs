@@ -5,9 +5,11 @@
 //! on the clock, in which sending waits for the disk, and time on the processor, which a busy neighbour spoils less.
 //! Each file has that many rows in every table that grows. Sending, leasing and settling are to cost the same in all of
 //! them, each and together (`queue`). With ten rows every tree is a single page that never leaves the cache, so that
-//! file shows the floor; with a thousand they have the shape they keep. What a lease of the million costs more, some
-//! tenths of a microsecond, is its bodies' way from memory: they were written long ago, where those of the small files
-//! are still in the processor's own cache.
+//! file shows the floor; with a thousand they have the shape they keep.
+//!
+//! So that the number of rows is all that differs, the messages that are leased were sent just before in every file, and
+//! those of the filling lie there as given out. `lease old` and `settle old` then take these, oldest first: what they
+//! cost more is their bodies' way from memory, where those just sent are still in the processor's own cache.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +19,7 @@
 )]
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,14 @@ async fn measure() {
             file.queue().await;
         }
     }
+    for file in &mut files {
+        file.give_back();
+    }
+    for _ in 0..ROUNDS {
+        for file in &mut files {
+            file.backlog().await;
+        }
+    }
     for round in 0..ROUNDS {
         for file in &mut files {
             file.ledger(round).await;
@@ -69,7 +79,7 @@ fn report(files: &[Filled; SIZES.len()]) {
     let [ten, thousand, million] = files;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{ROUNDS} rounds of {BATCH} messages, microseconds per message, medians").unwrap();
-    writeln!(out, "time      step           10     1,000  1,000,000    1e6/10   1e6/1e3").unwrap();
+    writeln!(out, "time      step             10     1,000  1,000,000    1e6/10   1e6/1e3").unwrap();
     for (of, times) in [("clock", times as fn(&Filled, usize) -> f64), ("processor", worked)] {
         for (step, name) in STEPS.iter().enumerate() {
             let [a, b, c] = [ten, thousand, million].map(|file| times(file, step));
@@ -82,7 +92,7 @@ fn report(files: &[Filled; SIZES.len()]) {
 }
 
 fn line(out: &mut impl std::io::Write, of: &str, name: &str, [a, b, c]: [f64; SIZES.len()]) {
-    writeln!(out, "{of:9} {name:8} {a:>8.2} {b:>9.2} {c:>10.2} {:>9.2} {:>9.2}", c / a, c / b).unwrap();
+    writeln!(out, "{of:9} {name:10} {a:>8.2} {b:>9.2} {c:>10.2} {:>9.2} {:>9.2}", c / a, c / b).unwrap();
 }
 
 fn times(file: &Filled, step: usize) -> f64 {
@@ -93,10 +103,11 @@ fn worked(file: &Filled, step: usize) -> f64 {
     median(&file.worked[step])
 }
 
-const STEPS: [&str; 6] = ["accept", "send", "lease", "settle", "load", "commit"];
+const STEPS: [&str; 8] = ["accept", "send", "lease", "settle", "load", "commit", "lease old", "settle old"];
 
 /// A file and what its rounds took.
 struct Filled {
+    path: PathBuf,
     database: Database,
     times: [Vec<Duration>; STEPS.len()],
     worked: [Vec<Duration>; STEPS.len()],
@@ -110,6 +121,7 @@ impl Filled {
         drop(Database::open(options()).unwrap());
         fill(path, rows);
         Self {
+            path: path.to_owned(),
             database: Database::open(options()).unwrap(),
             times: Default::default(),
             worked: Default::default(),
@@ -131,21 +143,34 @@ impl Filled {
         self.database.send(QUEUE, messages).await.unwrap();
         self.note(1, &begun);
         for _ in 0..2 {
-            self.work().await;
+            self.work([2, 3]).await;
         }
     }
 
+    /// Makes the messages of the filling new again.
+    fn give_back(&self) {
+        let file = Connection::open(&self.path).unwrap();
+        file.execute("UPDATE queue_counters SET taken = 0 WHERE queue = 1", []).unwrap();
+    }
+
+    /// Takes the oldest messages; where the filling is used up, those just sent.
+    async fn backlog(&mut self) {
+        let messages = self.messages();
+        self.database.send(QUEUE, messages).await.unwrap();
+        self.work([6, 7]).await;
+    }
+
     /// Takes as many messages as were sent, so that the queue keeps its size.
-    async fn work(&mut self) {
+    async fn work(&mut self, [lease, settle]: [usize; 2]) {
         let begun = Mark::now();
         let leased = self.database.lease(QUEUE, BATCH, Duration::from_mins(1)).await.unwrap();
-        self.note(2, &begun);
+        self.note(lease, &begun);
         assert_eq!(leased.len(), BATCH);
         let complete = |leased: Leased| (leased.receipt, Settlement::Complete);
         let settled = leased.into_iter().map(complete).collect();
         let begun = Mark::now();
         self.database.settle(QUEUE, settled, Vec::new()).await.unwrap();
-        self.note(3, &begun);
+        self.note(settle, &begun);
     }
 
     /// Loads lanes from all over the ledger and commits to them.
@@ -300,6 +325,8 @@ fn fill(path: &Path, rows: u64) {
         insert.execute(columns).unwrap();
     }
     drop(insert);
+    let given_out = "UPDATE queue_counters SET taken = ?1 WHERE queue = 1";
+    transaction.execute(given_out, [i64::try_from(rows).unwrap()]).unwrap();
     transaction.commit().unwrap();
     file.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
 }

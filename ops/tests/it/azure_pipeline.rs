@@ -156,7 +156,8 @@ impl Plugged {
         let text = self.asks(role, "/metrics");
         let labels = [format!("queue=\"{queue}\""), "outcome=\"retried\"".to_owned()];
         let fits = |line: &&str| {
-            line.starts_with("keyturn_messages_settled_total{") && labels.iter().all(|label| line.contains(label))
+            line.starts_with("keyturn_messages_settled_total{")
+                && labels.iter().all(|label| line.contains(label))
         };
         let value = text.lines().find(fits).and_then(|line| line.rsplit(' ').next());
         value.map_or(0.0, |value| value.parse().unwrap())
