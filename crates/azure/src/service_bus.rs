@@ -304,11 +304,11 @@ impl Queue for ServiceBus {
         receipts: Vec<Receipt>,
         lease: Duration,
     ) -> Result<Vec<Receipt>, Error> {
-        let renewed = crate::each(self.settings.parallel, receipts, |receipt| async move {
+        crate::lost(self.settings.parallel, receipts, |receipt| async move {
             let void = self.renew_one(queue, &receipt, lease).await?;
-            Ok::<_, Error>(void.then_some(receipt))
-        });
-        renewed.await.into_iter().filter_map(Result::transpose).collect()
+            Ok(void.then_some(receipt))
+        })
+        .await
     }
 
     async fn settle(
@@ -317,19 +317,12 @@ impl Queue for ServiceBus {
         settled: Vec<(Receipt, Settlement)>,
         forward: Vec<(QueueName, NewMessage)>,
     ) -> Result<Vec<Receipt>, Error> {
-        // What is forwarded is there before what it came from goes.
-        for onto in QueueName::ALL {
-            let messages: Vec<_> =
-                forward.iter().filter(|(to, _)| *to == onto).map(|(_, message)| message.clone()).collect();
-            if !messages.is_empty() {
-                self.send(onto, messages).await?;
-            }
-        }
-        let settled = crate::each(self.settings.parallel, settled, |(receipt, settlement)| async move {
+        crate::forward(self, forward).await?;
+        crate::lost(self.settings.parallel, settled, |(receipt, settlement)| async move {
             let done = self.settle_one(queue, &receipt, settlement).await?;
-            Ok::<_, Error>((!done).then_some(receipt))
-        });
-        settled.await.into_iter().filter_map(Result::transpose).collect()
+            Ok((!done).then_some(receipt))
+        })
+        .await
     }
 
     fn system(&self, _: QueueName) -> &'static str {

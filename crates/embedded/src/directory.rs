@@ -2,7 +2,7 @@
 //! harms nobody but its own device.
 
 use async_trait::async_trait;
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::Error;
 use keyturn_ports::directory::{Answer, DeviceRecord, Directory, DirectoryAdmin, Listed};
 use rusqlite::{Connection, OptionalExtension as _, Row};
@@ -81,6 +81,20 @@ impl DirectoryAdmin for Database {
             store(batch, &record).map(|()| true)
         };
         self.write("enabling or disabling a device", Durability::Told, enable).await
+    }
+
+    async fn regroup(&self, group: GroupId, members: Vec<(DeviceId, bool)>) -> Result<(), Error> {
+        let regroup = move |batch: &mut Batch<'_>| {
+            for (device, member) in &members {
+                if let Some(found) = find(batch.connection(), *device)? {
+                    let mut record = found.record()?;
+                    record.regroup(group, *member);
+                    store(batch, &record)?;
+                }
+            }
+            Ok(())
+        };
+        self.write("changing a group", Durability::Told, regroup).await
     }
 }
 

@@ -106,6 +106,16 @@ impl DeviceRecord {
     pub fn group_ids(&self) -> impl Iterator<Item = GroupId> {
         self.groups.iter().flatten().map(|membership| membership.id)
     }
+
+    /// Puts it into a group, or takes it out of it.
+    pub fn regroup(&mut self, group: GroupId, member: bool) {
+        let (groups, membership) = (self.groups.get_or_insert_default(), Membership { id: group });
+        if member {
+            groups.insert(membership);
+        } else {
+            groups.remove(&membership);
+        }
+    }
 }
 
 /// What the directory answered about one device id.
@@ -149,4 +159,8 @@ pub trait DirectoryAdmin: Directory {
 
     /// Enables or disables a device. Returns whether it exists.
     async fn enable(&self, device: DeviceId, enabled: bool) -> Result<bool, Error>;
+
+    /// Puts devices into a group (`true`) or takes them out of it, all or none, and changes nothing else of them,
+    /// whoever changes them meanwhile. A device that does not exist is passed over.
+    async fn regroup(&self, group: GroupId, members: Vec<(DeviceId, bool)>) -> Result<(), Error>;
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::Error;
 use keyturn_ports::directory::{Answer, DeviceRecord, Directory, DirectoryAdmin, Listed};
 use tokio_postgres::Row;
@@ -88,6 +88,32 @@ impl DirectoryAdmin for Database {
 
     async fn enable(&self, device: DeviceId, enabled: bool) -> Result<bool, Error> {
         self.retrying("enabling or disabling a device", async || enable(self, device, enabled).await).await
+    }
+
+    async fn regroup(&self, group: GroupId, members: Vec<(DeviceId, bool)>) -> Result<(), Error> {
+        let members: HashMap<DeviceId, bool> = members.into_iter().collect();
+        self.retrying("changing a group", async || regroup(self, group, &members).await).await
+    }
+}
+
+async fn regroup(
+    database: &Database,
+    group: GroupId,
+    members: &HashMap<DeviceId, bool>,
+) -> Result<(), Failure> {
+    // In one order, so that two who do this wait for each other and not in a circle.
+    let sql = "SELECT device, record FROM directory WHERE device = ANY ($1) ORDER BY device FOR UPDATE";
+    let devices: Vec<Vec<u8>> = members.keys().map(|device| device.as_bytes().to_vec()).collect();
+    let (work, found) = database.begin(Mode::Told, &[(sql, &[&devices])]).await?;
+    let changed = found.iter().flatten().map(|row| {
+        let device = rows::device(row, 0)?;
+        let mut record = record(device, &row.clone_text()?)?;
+        record.regroup(group, members.get(&device).copied().unwrap_or_default());
+        Ok(record)
+    });
+    match changed.collect::<Result<Vec<_>, Failure>>().and_then(|records| Columns::of(&records)) {
+        Ok(columns) => work.commit(&[(STORE, &columns.params())]).await.map(drop),
+        Err(failure) => Err(work.undo(failure).await),
     }
 }
 

@@ -108,6 +108,7 @@ macro_rules! conformance {
             answers_come_in_order_and_say_when,
             putting_replaces,
             groups_are_part_of_a_record,
+            who_is_in_a_group_changes_alone,
             enabling_changes_one_property,
             pages_follow_each_other,
             names_are_found_in_any_case,

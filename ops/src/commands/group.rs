@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::audit::Action;
-use keyturn_ports::directory::{DeviceRecord, Membership};
+use keyturn_ports::directory::DeviceRecord;
 use serde::Serialize;
 
 use super::{Deployment, device};
@@ -53,21 +53,11 @@ async fn set(deployment: &Deployment, group: GroupId, file: &Path) -> Result<()>
     let admin = device::admin(deployment)?;
     let listed = resolve::list(&deployment.engines, file, "changed").await?;
     let (count, mut wanted) = (listed.len(), listed.into_iter().collect::<BTreeSet<DeviceId>>());
-    let (mut joined, mut left, mut changed) = (0_usize, 0_usize, Vec::new());
-    for mut record in records(deployment).await? {
-        let groups = record.groups.get_or_insert_default();
-        let member = Membership { id: group };
-        let moved = if wanted.remove(&record.device_id) {
-            let joins = groups.insert(member);
-            joined += usize::from(joins);
-            joins
-        } else {
-            let leaves = groups.remove(&member);
-            left += usize::from(leaves);
-            leaves
-        };
-        if moved {
-            changed.push(record);
+    let mut changed = Vec::new();
+    for record in records(deployment).await? {
+        let (is, shall) = (record.group_ids().any(|id| id == group), wanted.remove(&record.device_id));
+        if is != shall {
+            changed.push((record.device_id, shall));
         }
     }
     if let Some(unknown) = wanted.first() {
@@ -77,9 +67,11 @@ async fn set(deployment: &Deployment, group: GroupId, file: &Path) -> Result<()>
         );
         return Err(Failure::NotFound(text).into());
     }
+    let joined = changed.iter().filter(|(_, joins)| *joins).count();
+    let left = changed.len() - joined;
     let detail = format!("group {group}: {joined} devices joined, {left} left");
     deployment.record(Action::DirectoryChanged, None, "", &detail).await?;
-    admin.put(changed).await?;
+    admin.regroup(group, changed).await?;
     eprintln!("The group has {count} devices: {joined} joined, {left} left.");
     if !deployment.config.policies.directory_groups().contains(&group) {
         eprintln!("No policy goes by it yet: name it in the groups of a [[policy]]; see docs/POLICY.md.");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyturn_domain::clock::Clock as _;
-use keyturn_domain::ids::DeviceId;
+use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, Directory, DirectoryAdmin, Listed};
 
 use super::{Subject, sample};
@@ -59,6 +59,30 @@ pub async fn groups_are_part_of_a_record(subject: &impl Subject<Engine: Director
         "enabling changes nothing else"
     );
     assert_eq!(find(engine, sample::device(2)).await.remove(0).groups, None);
+}
+
+/// A change of a group undoes no other change of a device that is made at the same time.
+pub async fn who_is_in_a_group_changes_alone(subject: &impl Subject<Engine: DirectoryAdmin>) {
+    let (engine, group) = (subject.engine(), GroupId::from_bytes([7; 16]));
+    let devices = [1, 2, 3].map(sample::device);
+    for round in 0..10 {
+        engine.put(vec![record(1), record(2), record(3)]).await.unwrap();
+        let [first, second, third] = devices;
+        let members = vec![(first, true), (second, true), (third, false), (sample::device(9), true)];
+        let (regrouped, disabled) =
+            tokio::join!(engine.regroup(group, members), engine.enable(second, false));
+        regrouped.unwrap();
+        assert!(disabled.unwrap());
+        let mut seen = Vec::new();
+        for device in devices {
+            let told = find(engine, device).await.remove(0);
+            seen.push((told.account_enabled, told.group_ids().any(|id| id == group)));
+        }
+        assert_eq!(seen, [(Some(true), true), (Some(false), true), (Some(true), false)], "round {round}");
+        engine.regroup(group, vec![(first, false)]).await.unwrap();
+        assert_eq!(find(engine, first).await.remove(0).group_ids().count(), 0);
+        assert!(find(engine, sample::device(9)).await.is_empty());
+    }
 }
 
 /// A device has one record, the last one put.
