@@ -309,6 +309,7 @@ pub(crate) enum Group {
     /// Make the devices of a list, and no others, the members of a group.
     Set {
         /// The group's object id, as in the setting groups of a policy.
+        #[arg(value_parser = GroupId::parse_any_case)]
         group: GroupId,
         /// The list: one device a line, by id, name or serial; what follows a # is a comment. An empty one empties the
         /// group.

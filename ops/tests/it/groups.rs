@@ -28,7 +28,7 @@ fn a_group_has_the_devices_of_its_list_and_keeps_them_through_an_import() {
     let list = deployment.path("kiosks.txt");
     let set = |text: &str| {
         fs::write(&list, text).unwrap();
-        deployment.keyturn(&["group", "set", KIOSKS, list.to_str().unwrap()])
+        deployment.keyturn(&["group", "set", &KIOSKS.to_uppercase(), list.to_str().unwrap()])
     };
     let done = set("# the hall\nHALL-1\n\nHALL-2 # by the door\n");
     assert!(
