@@ -165,6 +165,11 @@ impl Database {
         self.inner.writer.write(action, durability, work).await
     }
 
+    /// The thread that writes.
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.inner.writer
+    }
+
     /// Runs `work` on a connection that only reads; see [`Readers::read`].
     pub(crate) async fn read<T, F>(&self, action: &'static str, work: F) -> Result<T, Error>
     where

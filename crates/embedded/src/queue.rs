@@ -12,6 +12,7 @@
 //! be visible.
 
 mod lease;
+mod next;
 mod settle;
 mod sql;
 
@@ -74,6 +75,10 @@ impl Queue for Database {
     async fn lease(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
         let take = move |batch: &mut Batch<'_>| lease::take(batch, queue, max, lease);
         self.write("leasing messages", Durability::Internal, take).await
+    }
+
+    async fn next(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
+        next::next(self, queue, max, lease).await
     }
 
     async fn renew(

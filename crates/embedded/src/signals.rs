@@ -29,6 +29,11 @@ impl Woken {
         *bell = Bell { rings: true, sent: bell.sent.max(number) };
     }
 
+    /// Whether `queue` is worth a look.
+    pub(crate) fn rings(&self, queue: QueueName) -> bool {
+        self.queues.of(queue).rings
+    }
+
     /// Messages of `queue` became visible again.
     pub(crate) fn again(&mut self, queue: QueueName) {
         self.queues.of_mut(queue).rings = true;
@@ -76,6 +81,8 @@ impl<T> PerQueue<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     queues: PerQueue<Notify>,
+    /// Rung for what other processes did alone.
+    others: PerQueue<Notify>,
     /// The last message of each queue that was rung for.
     rung: PerQueue<AtomicI64>,
     awaited: Arc<Awaited>,
@@ -85,6 +92,11 @@ impl Signals {
     /// The bell of a queue.
     pub(crate) fn of_queue(&self, queue: QueueName) -> &Notify {
         self.queues.of(queue)
+    }
+
+    /// The bell of a queue for those who learn from the writer what this process does.
+    pub(crate) fn of_others(&self, queue: QueueName) -> &Notify {
+        self.others.of(queue)
     }
 
     /// Registers an interest in the result of a message.
@@ -114,6 +126,7 @@ impl Signals {
     pub(crate) fn ring_queue(&self, queue: QueueName, sent: i64) {
         if self.rung.of(queue).fetch_max(sent, Ordering::Relaxed) < sent {
             self.of_queue(queue).notify_waiters();
+            self.of_others(queue).notify_waiters();
         }
     }
 
@@ -130,6 +143,7 @@ impl Signals {
     pub(crate) fn ring_all(&self) {
         for queue in QueueName::ALL {
             self.of_queue(queue).notify_waiters();
+            self.of_others(queue).notify_waiters();
         }
         self.ring_all_results();
     }

@@ -12,11 +12,15 @@
 //! can take is a tail of internal steps that nobody was told of. Losing those repeats work and nothing else,
 //! because the settlement that ends the work is in the tail as well.
 //!
+//! # What waits for a queue
+//! A lease that found nothing stays with the thread ([`Op::waits`]). It is run again within the transaction that puts
+//! something on its queue, so that a message is sent and given to a waiting worker by one commit.
+//!
 //! # A write that fails fails alone
 //! If anything in a batch fails or panics, the whole transaction is rolled back and its writes are run again, one
 //! transaction each; the error then meets only the write that caused it.
 
-mod op;
+pub(crate) mod op;
 
 use std::io;
 use std::sync::Arc;
@@ -68,7 +72,7 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(tools: Tools) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let committer = Committer { tools, level: None, suspect: false };
+        let committer = Committer::new(tools);
         let thread = std::thread::Builder::new()
             .name("keyturn-write".to_owned())
             .spawn(move || committer.run(receiver))?;
@@ -89,10 +93,32 @@ impl Writer {
     {
         let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
         let (reply, answer) = oneshot::channel();
-        let write = Write::new(action, durability, work, reply);
-        let sender = self.sender.as_ref().ok_or_else(stopped)?;
-        sender.send(Box::new(write)).await.map_err(|_| stopped())?;
+        self.hand_over(action, Box::new(Write::new(action, durability, work, reply))).await?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Hands a write over that knows itself whom to tell.
+    pub(crate) async fn hand_over(&self, action: &'static str, op: Box<dyn Op>) -> Result<(), Error> {
+        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
+        self.sender.as_ref().ok_or_else(stopped)?.send(op).await.map_err(|_| stopped())
+    }
+
+    /// A way to hand writes over that does not keep the thread alive.
+    pub(crate) fn way(&self) -> Way {
+        Way(self.sender.as_ref().map(mpsc::Sender::downgrade))
+    }
+}
+
+/// See [`Writer::way`].
+#[derive(Clone, Debug)]
+pub(crate) struct Way(Option<mpsc::WeakSender<Box<dyn Op>>>);
+
+impl Way {
+    /// Hands a write over if there is room and the thread is there: for what can be done without.
+    pub(crate) fn try_hand_over(&self, op: Box<dyn Op>) {
+        if let Some(sender) = self.0.as_ref().and_then(mpsc::WeakSender::upgrade) {
+            drop(sender.try_send(op));
+        }
     }
 }
 
@@ -110,6 +136,15 @@ struct Committer {
     tools: Tools,
     level: Option<Durability>,
     suspect: bool,
+    /// Those that were run, found nothing, and wait for a queue.
+    parked: Vec<Box<dyn Op>>,
+}
+
+/// A transaction that is committed.
+struct Done {
+    woken: Woken,
+    /// The numbers of those that were parked and have been run in it.
+    parked: Vec<usize>,
 }
 
 /// Where an attempt at a transaction ended.
@@ -118,22 +153,46 @@ enum Stop {
     Begin(Failure),
     /// In one of the writes, or at the commit.
     Work(Failure),
+    /// In the one of this number of those that were parked.
+    Parked(usize, Failure),
+}
+
+impl Stop {
+    fn failure(&self) -> &Failure {
+        match self {
+            Self::Begin(failure) | Self::Work(failure) | Self::Parked(_, failure) => failure,
+        }
+    }
 }
 
 impl Committer {
+    fn new(tools: Tools) -> Self {
+        Self { tools, level: None, suspect: false, parked: Vec::new() }
+    }
+
     fn run(mut self, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
         let mut batch = Vec::with_capacity(LARGEST_BATCH);
         while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
             self.commit(&mut batch);
-            batch.clear();
+            self.parked.retain(|op| op.waits().is_some());
+            self.parked.extend(batch.drain(..).filter(|op| op.waits().is_some()));
         }
     }
 
     fn commit(&mut self, ops: &mut [Box<dyn Op>]) {
         match self.attempt(ops) {
-            Ok(woken) => {
+            Ok(Done { woken, parked }) => {
                 self.tools.signals.ring(&woken);
+                for number in parked {
+                    if let Some(op) = self.parked.get_mut(number) {
+                        op.answer(&Ok(()));
+                    }
+                }
                 answer(ops, &Ok(()));
+            }
+            Err(Stop::Parked(number, failure)) => {
+                answer(&mut [self.parked.swap_remove(number)], &Err(failure));
+                self.commit(ops);
             }
             Err(Stop::Work(_)) if ops.len() > 1 => {
                 for op in ops {
@@ -144,13 +203,13 @@ impl Committer {
         }
     }
 
-    fn attempt(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Woken, Stop> {
+    /// Runs writes in one transaction, and in the same one those that wait for what they sent.
+    fn attempt(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Done, Stop> {
         self.begin(ops).map_err(Stop::Begin)?;
-        self.work(ops).map_err(|failure| {
-            self.suspect |= failure.lost_sync();
+        self.work(ops).inspect_err(|stop| {
+            self.suspect |= stop.failure().lost_sync();
             // Some failures have rolled back already; there is nothing left to undo then.
             drop(self.tools.connection.execute_batch("ROLLBACK"));
-            Stop::Work(failure)
         })
     }
 
@@ -159,24 +218,33 @@ impl Committer {
         let level = ops.iter().map(|op| op.durability()).max().unwrap_or(Durability::Told);
         if self.level != Some(level) {
             self.level = None;
-            self.tools.connection.execute_batch(match level {
+            let switch = match level {
                 Durability::Internal => "PRAGMA synchronous=NORMAL",
                 Durability::Told => "PRAGMA synchronous=FULL",
-            })?;
+            };
+            self.tools.connection.prepare_cached(switch)?.execute([])?;
             self.level = Some(level);
         }
         Ok(self.tools.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
     }
 
-    fn work(&self, ops: &mut [Box<dyn Op>]) -> Result<Woken, Failure> {
+    fn work(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Done, Stop> {
         let now = self.tools.clock.now();
         let mut batch = Batch::new(&self.tools.connection, now, &*self.tools.entropy);
         for op in ops {
-            run_guarded(&mut **op, &mut batch)?;
+            run_guarded(&mut **op, &mut batch).map_err(Stop::Work)?;
         }
-        let woken = batch.finish()?;
-        self.tools.connection.prepare_cached("COMMIT")?.execute([])?;
-        Ok(woken)
+        let mut parked = Vec::new();
+        for (number, op) in self.parked.iter_mut().enumerate() {
+            if op.waits().is_some_and(|queue| batch.woken.rings(queue)) {
+                run_guarded(&mut **op, &mut batch).map_err(|failure| Stop::Parked(number, failure))?;
+                parked.push(number);
+            }
+        }
+        let woken = batch.finish().map_err(Stop::Work)?;
+        let commit = || self.tools.connection.prepare_cached("COMMIT")?.execute([]);
+        commit().map_err(|error| Stop::Work(error.into()))?;
+        Ok(Done { woken, parked })
     }
 
     /// After a failed sync the kernel holds pages for clean that never reached the disk, and a later sync would

@@ -61,6 +61,10 @@ impl Queue for Hops {
         self.engine(queue).lease(queue, max, lease).await
     }
 
+    async fn next(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
+        self.engine(queue).next(queue, max, lease).await
+    }
+
     async fn renew(
         &self,
         queue: QueueName,

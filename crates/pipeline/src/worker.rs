@@ -66,8 +66,16 @@ impl Worker {
     pub async fn run(&self, stop: CancellationToken) {
         let mut pauses = PAUSES.build();
         while !stop.is_cancelled() {
-            match self.step().await {
-                Ok(0) => wait(&stop, self.queue.arrival(self.name)).await,
+            let next = tokio::select! {
+                () = stop.cancelled() => break,
+                next = self.next() => next,
+            };
+            let worked = match next {
+                Ok((batch, took)) => self.work(batch, took).await,
+                Err(error) => Err(error),
+            };
+            match worked {
+                Ok(0) => {}
                 Ok(_) => pauses = PAUSES.build(),
                 Err(error) => {
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
@@ -80,19 +88,40 @@ impl Worker {
         }
     }
 
-    /// Leases, handles and settles one batch. Returns how many messages it had.
+    /// Leases, handles and settles one batch, if there is one now. Returns how many messages it had.
     pub async fn step(&self) -> Result<usize, keyturn_ports::Error> {
-        let meter = self.meter();
         let asked = self.clock.monotonic();
         let leased = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await;
-        let waited = self.clock.monotonic().saturating_sub(asked);
-        meter.called("lease", waited, &leased);
-        let batch: Arc<[Leased]> = leased?.into();
+        let took = self.clock.monotonic().saturating_sub(asked);
+        self.meter().called("lease", took, &leased);
+        self.work(leased?, took).await
+    }
+
+    /// Waits for a batch. Returns it with the time it took to get, which is that since its last message was sent, if it
+    /// was waited for.
+    async fn next(&self) -> Result<(Vec<Leased>, Duration), keyturn_ports::Error> {
+        let asked = self.clock.monotonic();
+        let leased = self.queue.next(self.name, self.settings.batch, self.settings.lease).await;
+        let mut took = self.clock.monotonic().saturating_sub(asked);
+        if let Ok(batch) = &leased {
+            let Some(sent) = batch.iter().map(|leased| leased.enqueued).max() else {
+                return Ok((Vec::new(), took));
+            };
+            took = took.min(self.clock.now().since(sent));
+        }
+        self.meter().called("lease", took, &leased);
+        Ok((leased?, took))
+    }
+
+    /// Handles and settles a batch that took that long to lease. Returns how many messages it had.
+    async fn work(&self, batch: Vec<Leased>, took: Duration) -> Result<usize, keyturn_ports::Error> {
         if batch.is_empty() {
             return Ok(0);
         }
+        let meter = self.meter();
+        let batch: Arc<[Leased]> = batch.into();
         meter.consumed(batch.len(), self.handler.operation());
-        let trail = Trail::begin(self, &batch, waited);
+        let trail = Trail::begin(self, &batch, took);
         let leased = self.clock.now();
         for message in batch.iter() {
             metrics::histogram!("keyturn_queue_wait_seconds", "queue" => self.name.as_str())

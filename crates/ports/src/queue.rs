@@ -189,6 +189,17 @@ pub trait Queue: Send + Sync {
     /// Leases up to `max` messages for `lease`. Returns at once, with an empty list if there are none.
     async fn lease(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error>;
 
+    /// Leases as [`Queue::lease`] does, but waits where there is nothing, until there may be something. Whether that is
+    /// leased as well is up to the engine: one that can do so in the step that sends it saves the way there and back.
+    /// An empty list means no more than «look again». A future that is dropped while it waits keeps no message.
+    async fn next(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
+        let leased = self.lease(queue, max, lease).await?;
+        if leased.is_empty() {
+            self.arrival(queue).await;
+        }
+        Ok(leased)
+    }
+
     /// Makes the leases run for `lease` from now. Returns the receipts that were void.
     async fn renew(
         &self,

@@ -149,6 +149,11 @@ impl Queue for Marked {
         self.queue.lease(queue, max, lease).await
     }
 
+    async fn next(&self, queue: QueueName, max: usize, lease: Duration) -> Result<Vec<Leased>, Error> {
+        self.supervisor.mark(self.name);
+        tokio::time::timeout(self.every, self.queue.next(queue, max, lease)).await.unwrap_or(Ok(Vec::new()))
+    }
+
     async fn renew(
         &self,
         queue: QueueName,

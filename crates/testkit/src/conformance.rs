@@ -176,6 +176,10 @@ macro_rules! conformance {
             forwards_of_void_receipts_are_sent,
             depth_tells_what_is_there,
             arrival_resolves_when_a_message_is_sent,
+            next_leases_what_is_there,
+            next_ends_with_what_is_sent_while_it_waits,
+            next_finds_what_becomes_visible,
+            next_that_was_dropped_keeps_nothing,
             arrival_resolves_when_a_lease_runs_out,
             $($more,)*
         ]);

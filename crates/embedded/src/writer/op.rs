@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use keyturn_ports::queue::QueueName;
 use keyturn_ports::{Error, Kind};
 use tokio::sync::oneshot;
 
@@ -11,7 +12,7 @@ use crate::batch::Batch;
 use crate::failure::Failure;
 
 /// A write whose types are forgotten, so that all kinds share a batch.
-pub(super) trait Op: Send + fmt::Debug {
+pub(crate) trait Op: Send + fmt::Debug {
     /// Whether its commit waits for the disk.
     fn durability(&self) -> Durability;
 
@@ -20,10 +21,16 @@ pub(super) trait Op: Send + fmt::Debug {
 
     /// Tells the caller how the transaction ended.
     fn answer(&mut self, outcome: &Result<(), Failure>);
+
+    /// The queue it waits for, if it is answered but not done: it is to be run again in the transaction that puts
+    /// something there.
+    fn waits(&self) -> Option<QueueName> {
+        None
+    }
 }
 
 /// A write with its types.
-pub(super) struct Write<T, F> {
+pub(crate) struct Write<T, F> {
     action: &'static str,
     durability: Durability,
     work: F,
@@ -32,7 +39,7 @@ pub(super) struct Write<T, F> {
 }
 
 impl<T, F> Write<T, F> {
-    pub(super) fn new(
+    pub(crate) fn new(
         action: &'static str,
         durability: Durability,
         work: F,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Kind;
+use keyturn_ports::queue::QueueName;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::Receiver;
@@ -32,7 +33,7 @@ fn tools() -> (TempDir, Tools) {
 
 fn committer() -> (TempDir, Committer) {
     let (folder, tools) = tools();
-    (folder, Committer { tools, level: None, suspect: false })
+    (folder, Committer::new(tools))
 }
 
 type Answer = Receiver<Result<(), keyturn_ports::Error>>;
@@ -137,4 +138,88 @@ async fn what_was_handed_over_is_done_before_the_writer_goes() {
     drop(writer);
     let file = rusqlite::Connection::open(path).unwrap();
     assert!(file.query_row("SELECT 1 FROM meta WHERE key = 'a'", [], |_| Ok(())).is_ok());
+}
+
+/// Waits for a queue, and fails or not when it is run for the second time.
+#[derive(Debug)]
+struct Waiting {
+    runs: usize,
+    fails: bool,
+    reply: Option<oneshot::Sender<Result<(), keyturn_ports::Error>>>,
+}
+
+impl Op for Waiting {
+    fn durability(&self) -> Durability {
+        Durability::Internal
+    }
+
+    fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), Failure> {
+        self.runs += 1;
+        match (self.runs, self.fails) {
+            (1, _) => Ok(()),
+            (_, false) => store("waited")(batch),
+            (_, true) => Err(Failure::new(Kind::Denied, "no")),
+        }
+    }
+
+    fn answer(&mut self, outcome: &Result<(), Failure>) {
+        if self.runs > 1 || outcome.is_err() {
+            let told = outcome.as_ref().map(|()| ()).map_err(|failure| failure.during("waiting"));
+            drop(self.reply.take().map(|reply| reply.send(told)));
+        }
+    }
+
+    fn waits(&self) -> Option<QueueName> {
+        self.reply.as_ref().map(|_| QueueName::Findings)
+    }
+}
+
+/// A committer with which somebody waits.
+fn waited_for(fails: bool) -> (TempDir, Committer, Answer) {
+    let (folder, mut committer) = committer();
+    let (reply, answer) = oneshot::channel();
+    let mut first: Vec<Box<dyn Op>> = vec![Box::new(Waiting { runs: 0, fails, reply: Some(reply) })];
+    committer.commit(&mut first);
+    committer.parked = first;
+    (folder, committer, answer)
+}
+
+/// Sends a message to the queue that is waited for.
+fn send() -> impl FnMut(&mut Batch<'_>) -> Result<(), Failure> + Send + 'static {
+    |batch| {
+        batch.woken.sent(QueueName::Findings, 1);
+        store("sent")(batch)
+    }
+}
+
+#[test]
+fn what_waits_is_run_with_what_it_waits_for() {
+    let (_folder, mut committer, mut answer) = waited_for(false);
+    assert_eq!(commit(&mut committer, vec![op(Durability::Told, store("else"))]), [Ok(())]);
+    assert!(answer.try_recv().is_err(), "it was not waited for this");
+    assert_eq!(commit(&mut committer, vec![op(Durability::Told, send())]), [Ok(())]);
+    assert!(answer.try_recv().unwrap().is_ok());
+    assert_eq!(stored(&committer), ["else", "sent", "waited"]);
+}
+
+#[test]
+fn what_waits_and_fails_harms_nobody() {
+    let (_folder, mut committer, mut answer) = waited_for(true);
+    let ops = vec![op(Durability::Told, store("else")), op(Durability::Told, send())];
+    assert_eq!(commit(&mut committer, ops), [Ok(()), Ok(())]);
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), Kind::Denied);
+    assert_eq!(stored(&committer), ["else", "sent"]);
+}
+
+#[test]
+fn what_waits_waits_on_when_the_transaction_fails() {
+    let (_folder, mut committer, mut answer) = waited_for(false);
+    let failing = |batch: &mut Batch<'_>| {
+        send()(batch)?;
+        Err(Failure::new(Kind::Denied, "no"))
+    };
+    assert_eq!(commit(&mut committer, vec![op(Durability::Told, failing)]), [Err(Kind::Denied)]);
+    assert!(answer.try_recv().is_err());
+    assert_eq!(commit(&mut committer, vec![op(Durability::Told, send())]), [Ok(())]);
+    assert!(answer.try_recv().unwrap().is_ok());
 }
