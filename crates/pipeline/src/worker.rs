@@ -6,6 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_ports::Error;
 use keyturn_ports::queue::{Leased, Queue, QueueName, Receipt, Settlement};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -63,21 +64,32 @@ pub struct Worker {
 impl Worker {
     /// Works until `stop`, then finishes the batch in hand. An engine that fails is waited for: the pause grows
     /// from 100 ms to 5 s and ends with the first success.
+    ///
+    /// A batch is settled while the next one is asked for, so that an engine can do both in one step.
     pub async fn run(&self, stop: CancellationToken) {
         let mut pauses = PAUSES.build();
-        while !stop.is_cancelled() {
-            let next = tokio::select! {
-                () = stop.cancelled() => break,
-                next = self.next() => next,
+        let mut worked = None;
+        loop {
+            let next = async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Ok(None),
+                    next = self.next() => next,
+                }
             };
-            let worked = match next {
-                Ok((batch, took)) => self.work(batch, took).await,
-                Err(error) => Err(error),
+            let (settled, next) = tokio::join!(self.finish(worked.take()), next);
+            let failed = match (settled, next) {
+                (Ok(_), Ok(None)) if stop.is_cancelled() => return,
+                (Ok(_), Ok(None)) => continue,
+                (settled, Ok(Some((batch, took)))) => {
+                    worked = Some(self.work(batch, took).await);
+                    settled.err()
+                }
+                (Err(error), _) | (Ok(_), Err(error)) => Some(error),
             };
-            match worked {
-                Ok(0) => {}
-                Ok(_) => pauses = PAUSES.build(),
-                Err(error) => {
+            match failed {
+                None => pauses = PAUSES.build(),
+                Some(error) => {
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str())
                         .increment(1);
@@ -89,37 +101,36 @@ impl Worker {
     }
 
     /// Leases, handles and settles one batch, if there is one now. Returns how many messages it had.
-    pub async fn step(&self) -> Result<usize, keyturn_ports::Error> {
+    pub async fn step(&self) -> Result<usize, Error> {
         let asked = self.clock.monotonic();
         let leased = self.queue.lease(self.name, self.settings.batch, self.settings.lease).await;
         let took = self.clock.monotonic().saturating_sub(asked);
         self.meter().called("lease", took, &leased);
-        self.work(leased?, took).await
+        let leased = leased?;
+        if leased.is_empty() {
+            return Ok(0);
+        }
+        let worked = self.work(leased.into(), took).await;
+        self.finish(Some(worked)).await
     }
 
-    /// Waits for a batch. Returns it with the time it took to get, which is that since its last message was sent, if it
-    /// was waited for.
-    async fn next(&self) -> Result<(Vec<Leased>, Duration), keyturn_ports::Error> {
+    /// Waits for a batch; none is to be asked for again. Returns it with the time it took to get: if it was waited for,
+    /// that is the time since its last message was sent.
+    async fn next(&self) -> Result<Option<(Arc<[Leased]>, Duration)>, Error> {
         let asked = self.clock.monotonic();
         let leased = self.queue.next(self.name, self.settings.batch, self.settings.lease).await;
         let mut took = self.clock.monotonic().saturating_sub(asked);
         if let Ok(batch) = &leased {
-            let Some(sent) = batch.iter().map(|leased| leased.enqueued).max() else {
-                return Ok((Vec::new(), took));
-            };
+            let Some(sent) = batch.iter().map(|leased| leased.enqueued).max() else { return Ok(None) };
             took = took.min(self.clock.now().since(sent));
         }
         self.meter().called("lease", took, &leased);
-        Ok((leased?, took))
+        Ok(Some((leased?.into(), took)))
     }
 
-    /// Handles and settles a batch that took that long to lease. Returns how many messages it had.
-    async fn work(&self, batch: Vec<Leased>, took: Duration) -> Result<usize, keyturn_ports::Error> {
-        if batch.is_empty() {
-            return Ok(0);
-        }
+    /// Handles a batch that took that long to lease.
+    async fn work(&self, batch: Arc<[Leased]>, took: Duration) -> Worked<'_> {
         let meter = self.meter();
-        let batch: Arc<[Leased]> = batch.into();
         meter.consumed(batch.len(), self.handler.operation());
         let trail = Trail::begin(self, &batch, took);
         let leased = self.clock.now();
@@ -131,11 +142,16 @@ impl Worker {
         let handled = self.handle_and_renew(&batch).await;
         let took = self.clock.monotonic().saturating_sub(started);
         meter.processed(took, self.handler.operation());
+        Worked { batch, handled, trail }
+    }
+
+    /// Settles a batch. Returns how many messages it had.
+    async fn finish(&self, worked: Option<Worked<'_>>) -> Result<usize, Error> {
+        let Some(Worked { batch, handled, trail }) = worked else { return Ok(0) };
         let told = trail.prepare(&handled);
         let settled = self.settle(&batch, handled).await;
         trail.end(told, settled.as_ref().err());
-        settled?;
-        Ok(batch.len())
+        settled.map(|()| batch.len())
     }
 
     fn meter(&self) -> Meter {
@@ -202,7 +218,7 @@ impl Worker {
         }
     }
 
-    async fn settle(&self, batch: &[Leased], handled: Vec<Handled>) -> Result<(), keyturn_ports::Error> {
+    async fn settle(&self, batch: &[Leased], handled: Vec<Handled>) -> Result<(), Error> {
         let now = self.clock.now();
         let mut settled = Vec::with_capacity(batch.len());
         let (mut forward, mut sent) = (Vec::with_capacity(batch.len()), Vec::new());
@@ -255,6 +271,13 @@ impl Worker {
         metrics::counter!("keyturn_messages_settled_total", "queue" => self.name.as_str(), "outcome" => outcome)
             .increment(1);
     }
+}
+
+/// A batch that was handled and is to be settled.
+struct Worked<'a> {
+    batch: Arc<[Leased]>,
+    handled: Vec<Handled>,
+    trail: Trail<'a>,
 }
 
 /// A task that ends with its waiter: a worker that is dropped in mid-work leaves nothing running behind.

@@ -240,13 +240,14 @@ pub async fn arrival_resolves_when_a_message_is_sent(subject: &impl Subject<Engi
     lease_one(subject.engine()).await;
 }
 
-/// Asks for the next messages until there are some.
-async fn next(queue: &impl Queue) -> Vec<Leased> {
+/// Asks for the next messages until there are some; there is to be one.
+async fn next_one(queue: &impl Queue) -> Leased {
     let looking = async {
         loop {
-            let leased = queue.next(QUEUE, 32, LEASE).await.unwrap();
-            if !leased.is_empty() {
-                return leased;
+            let mut leased = queue.next(QUEUE, 32, LEASE).await.unwrap();
+            assert!(leased.len() <= 1, "exactly one message is there");
+            if let Some(one) = leased.pop() {
+                return one;
             }
         }
     };
@@ -256,19 +257,17 @@ async fn next(queue: &impl Queue) -> Vec<Leased> {
 /// What is there is not waited for.
 pub async fn next_leases_what_is_there(subject: &impl Subject<Engine: Queue>) {
     send(subject.engine(), [1]).await;
-    let leased = next(subject.engine()).await;
-    assert_eq!(leased.len(), 1);
-    assert_eq!((&leased[0].message, leased[0].deliveries), (&sample::message(1), 1));
-    assert!(settle(subject.engine(), &leased[0].receipt, Settlement::Complete).await.is_empty());
+    let leased = next_one(subject.engine()).await;
+    assert_eq!((&leased.message, leased.deliveries), (&sample::message(1), 1));
+    assert!(settle(subject.engine(), &leased.receipt, Settlement::Complete).await.is_empty());
 }
 
 /// What is sent to somebody who waits is leased to them alone.
 pub async fn next_ends_with_what_is_sent_while_it_waits(subject: &impl Subject<Engine: Queue>) {
-    let (leased, ()) = tokio::join!(next(subject.engine()), send(subject.engine(), [1]));
-    assert_eq!(leased.len(), 1);
-    assert_eq!(leased[0].message, sample::message(1));
+    let (leased, ()) = tokio::join!(next_one(subject.engine()), send(subject.engine(), [1]));
+    assert_eq!(leased.message, sample::message(1));
     assert!(lease(subject.engine()).await.is_empty(), "it is leased");
-    assert!(settle(subject.engine(), &leased[0].receipt, Settlement::Complete).await.is_empty());
+    assert!(settle(subject.engine(), &leased.receipt, Settlement::Complete).await.is_empty());
 }
 
 /// What comes back while somebody waits is found, whoever let it go.
@@ -276,13 +275,11 @@ pub async fn next_finds_what_becomes_visible(subject: &impl Subject<Engine: Queu
     send(subject.engine(), [1]).await;
     let first = lease_one(subject.engine()).await;
     let releasing = settle(subject.engine(), &first.receipt, Settlement::Release);
-    let (second, void) = tokio::join!(next(subject.engine()), releasing);
+    let (second, void) = tokio::join!(next_one(subject.engine()), releasing);
     assert!(void.is_empty());
-    assert_eq!(second.len(), 1);
     let passing = async { subject.clock().advance(LEASE) };
-    let (third, ()) = tokio::join!(next(subject.engine()), passing);
-    assert_eq!(third.len(), 1);
-    assert_ne!(third[0].receipt, second[0].receipt);
+    let (third, ()) = tokio::join!(next_one(subject.engine()), passing);
+    assert_ne!(third.receipt, second.receipt);
 }
 
 /// Whoever stops waiting does not take a message along.
