@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use keyturn_domain::lane::Order;
 use keyturn_domain::network::Client;
+use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::measures::Meter;
 use keyturn_pipeline::spans;
 use keyturn_ports::intake::{Accepted, Submission};
@@ -62,9 +63,9 @@ pub(crate) async fn submit(
     accepted(ticket)
 }
 
-/// Parses and verifies off the async threads: an RSA signature costs some twenty microseconds.
+/// Parses and verifies.
 async fn verify(text: String, kind: MessageKind) -> Result<VerifiedMessage, Refusal> {
-    let verifying = tokio::task::spawn_blocking(move || {
+    let verifying = aside(1, move || {
         let message = SignedMessage::parse(text).map_err(|error| Refusal::Malformed(error.to_string()))?;
         if message.claims().kind() != kind {
             return Err(Refusal::Malformed("this path takes another kind of message".to_owned()));

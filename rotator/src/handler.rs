@@ -10,6 +10,7 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::live::Live;
 use keyturn_domain::policies::Policies;
+use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
 use keyturn_ports::ledger::{Ledger, LedgerReader};
@@ -92,10 +93,10 @@ impl Rotator {
         Self(Arc::new(Inner { settings, keys: keys.into(), ports, clock, entropy }))
     }
 
-    /// Reads and verifies a batch off the async threads.
+    /// Reads and verifies a batch.
     async fn judge_all(&self, batch: &[Leased]) -> Vec<Result<Judged, Handled>> {
         let (inner, owned) = (Arc::clone(&self.0), batch.to_vec());
-        let judging = tokio::task::spawn_blocking(move || {
+        let judging = aside(owned.len(), move || {
             let (now, keys) = (inner.clock.now(), inner.keys.now());
             let Settings { freshness, finding_max_age, .. } = inner.settings;
             let one =

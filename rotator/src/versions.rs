@@ -8,6 +8,7 @@ use keyturn_domain::ids::{LaneId, RequestId, VersionId};
 use keyturn_domain::lane::Lane;
 use keyturn_domain::password::Password;
 use keyturn_domain::policies::Policies;
+use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::handler::Failure;
 use keyturn_ports::ledger::{Issued, LedgerReader};
 use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault};
@@ -163,7 +164,7 @@ fn new_version(need: &Need, version: VersionId, password: Password) -> NewVersio
     }
 }
 
-/// Seals off the async threads: a seal costs some thirty microseconds.
+/// Seals each password to the key of its request.
 async fn seal_all(needs: &[Need], held: Vec<Result<Held, Failure>>) -> Vec<Result<(Held, Sealed), Failure>> {
     let keys: Vec<(RequestId, LaneId, EphemeralKey)> =
         needs.iter().map(|need| (need.rid, need.lane.key.id(), need.epk)).collect();
@@ -175,7 +176,7 @@ async fn seal_all(needs: &[Need], held: Vec<Result<Held, Failure>>) -> Vec<Resul
             .map_err(|error| Failure::Message(error.to_string()))?;
         Ok((held, sealed))
     };
-    let sealing = tokio::task::spawn_blocking(move || keys.into_iter().zip(held).map(seal_one).collect());
+    let sealing = aside(count, move || keys.into_iter().zip(held).map(seal_one).collect());
     sealing.await.unwrap_or_else(|error| {
         (0..count).map(|_| Err(Failure::Engine(format!("sealing failed: {error}")))).collect()
     })

@@ -9,6 +9,7 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::ids::GroupId;
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::live::Live;
+use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
 use keyturn_ports::directory::{Answer, Directory};
@@ -159,10 +160,10 @@ fn count(answers: &[Result<Answer, keyturn_ports::Error>], took: Duration) {
     metrics::histogram!("keyturn_directory_seconds").record(took.as_secs_f64());
 }
 
-/// Reads and verifies a batch off the async threads: a signature costs some twenty microseconds.
+/// Reads and verifies a batch.
 async fn open_all(batch: &[Leased]) -> Vec<Result<Opened, Handled>> {
     let owned: Vec<Leased> = batch.to_vec();
-    let opening = tokio::task::spawn_blocking(move || owned.iter().map(open).collect());
+    let opening = aside(owned.len(), move || owned.iter().map(open).collect());
     opening.await.unwrap_or_else(|error| {
         let failed = || Err(Handled::failed(Failure::Message(format!("reading the batch failed: {error}"))));
         batch.iter().map(|_| failed()).collect()

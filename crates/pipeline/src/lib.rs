@@ -5,11 +5,12 @@
 //!
 //! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
 //! dead letter), [`replay`], [`hops`] (queues of several engines), [`measures`] and
-//! [`spans`] (telemetry).
+//! [`spans`] (telemetry), [`aside`] (where cryptography is done).
 
 pub mod handler;
 pub mod worker;
 
+pub mod aside;
 pub mod decode;
 pub mod measures;
 pub mod settle;

@@ -164,7 +164,10 @@ impl Op for Waiting {
 
     fn answer(&mut self, outcome: &Result<(), Failure>) {
         if self.runs > 1 || outcome.is_err() {
-            let told = outcome.as_ref().map(|()| ()).map_err(|failure| failure.during("waiting"));
+            let told = match outcome {
+                Ok(()) => Ok(()),
+                Err(failure) => Err(failure.during("waiting")),
+            };
             drop(self.reply.take().map(|reply| reply.send(told)));
         }
     }
