@@ -76,9 +76,15 @@ for role in keyturn keyturn-ingress keyturn-validator keyturn-rotator keyturn-no
         ;;
     esac
 done
+# One that does not start keeps none of the others from it; "dpkg --configure keyturn" tries again.
+failed=0
 for unit in $running; do
-    systemctl start "$unit"
+    if ! systemctl start "$unit"; then
+        echo "$unit does not start; see: journalctl --unit $unit" >&2
+        failed=1
+    fi
 done
+exit "$failed"
 END
 cat >"$root/DEBIAN/prerm" <<'END'
 #!/bin/sh

@@ -8,7 +8,7 @@
 # Without a mirror debootstrap takes Debian's own.
 readonly suite=bookworm mirror=${KEYTURN_DEBIAN_MIRROR:-}
 # One Debian for all machines. The kernel and the policy are for the one that has SELinux.
-readonly packages=systemd,systemd-sysv,dbus,ca-certificates,libpam-pwquality,sudo,softhsm2,opensc,sqlite3,\
+readonly packages=systemd,systemd-sysv,dbus,ca-certificates,libpam-pwquality,sudo,softhsm2,opensc,\
 linux-image-cloud-amd64,selinux-policy-default,policycoreutils,selinux-utils
 
 own_mounts() {
