@@ -6,72 +6,23 @@
 #
 #   tests/nspawn/run.sh KEYTURN AGENT CACHE
 #
-# CACHE is a folder for the bare Debian, which is fetched once (some 100 MB) and never changed. Needs root and the
+# CACHE is a folder for the bare Debian, which is fetched once (some 200 MB) and never changed. Needs root and the
 # Debian packages debootstrap, systemd-container and openssl.
 set -euo pipefail
 keyturn=$(realpath "$1") agent=$(realpath "$2") cache=$(realpath -m "$3")
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-# Without a mirror debootstrap takes Debian's own.
-readonly suite=bookworm mirror=${KEYTURN_DEBIAN_MIRROR:-}
-readonly packages=systemd,systemd-sysv,dbus,ca-certificates,libpam-pwquality,sudo,softhsm2,opensc
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/lib.sh"
 readonly account=localadmin token_pin=271828
+own_mounts "$(realpath "$0")" "$keyturn" "$agent" "$cache"
 
-# Mounts of its own, which end with it.
-if [[ ${KEYTURN_NSPAWN_INSIDE:-} != 1 ]]; then
-    KEYTURN_NSPAWN_INSIDE=1 exec unshare --mount --propagation private "$0" "$keyturn" "$agent" "$cache"
-fi
-
-home=$(mktemp -d)
-mount -t tmpfs tmpfs "$home"
-finish() {
-    local status=$?
-    if ((status != 0)); then
-        echo "FAILED: $status" >&2
+ended() {
+    if (($1 != 0)); then
         tail -n 10 "$home/boot.log" "$home/server.log" >&2 || true
         [[ ! -f $home/shared/running ]] || inside 'journalctl --no-pager -u keyturn-agent | tail -40' >&2 || true
     fi
     kill "${server:-}" "${machine:-}" 2>/dev/null || true
-    wait 2>/dev/null || true
-    umount --lazy "$home"
-    rmdir "$home"
-}
-trap finish EXIT
-
-said() {
-    echo "$(date +%T) $*"
 }
 
-fail() {
-    echo "$*" >&2
-    exit 1
-}
-
-# Waits up to $1 seconds until the rest succeeds.
-until_true() {
-    local deadline=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null; do
-        ((SECONDS < deadline)) || fail "waited in vain: $*"
-        sleep 0.2
-    done
-}
-
-# --- The bare Debian -------------------------------------------------------------------------------------------------
-
-base=$cache/$suite-$(echo "$packages" | sha256sum | cut -c1-12)
-if [[ ! -d $base ]]; then
-    rm -rf "$base.new"
-    mkdir -p "$cache"
-    debootstrap --variant=minbase --include="$packages" "$suite" "$base.new" ${mirror:+"$mirror"} >"$home/debootstrap.log" 2>&1 ||
-        { tail -n 20 "$home/debootstrap.log" >&2; exit 1; }
-    rm -rf "$base.new/var/cache/apt/archives/"*.deb
-    mv "$base.new" "$base"
-    said 'a bare Debian was fetched'
-fi
-root=$home/root
-mkdir -p "$root" "$home/upper" "$home/work" "$home/shared"
-mount -t overlay overlay -o "lowerdir=$base,upperdir=$home/upper,workdir=$home/work" "$root"
+debian "$cache"
 
 # --- The server, and the device in its directory -----------------------------------------------------------------------
 
@@ -85,40 +36,25 @@ server=$!
 until_true 20 grep -q 'all roles are up' "$home/server.log"
 
 # The key is made in the token, on the machine; the certificate is made around its public half.
-token() {
-    chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
-}
-token softhsm2-util --init-token --free --label entra --pin "$token_pin" --so-pin 31415926 >/dev/null
+in_root softhsm2-util --init-token --free --label entra --pin "$token_pin" --so-pin 31415926 >/dev/null
 module=/usr/lib/softhsm/libsofthsm2.so
 p11=(pkcs11-tool --module "$module" --token-label entra --login --pin "$token_pin")
-token "${p11[@]}" --keypairgen --key-type rsa:2048 --label device --id 01 >/dev/null 2>&1
-token "${p11[@]}" --read-object --type pubkey --id 01 --output-file /tmp/public.der >/dev/null 2>&1
+in_root "${p11[@]}" --keypairgen --key-type rsa:2048 --label device --id 01 >/dev/null 2>&1
+in_root "${p11[@]}" --read-object --type pubkey --id 01 --output-file /tmp/public.der >/dev/null 2>&1
 id=$(cat /proc/sys/kernel/random/uuid)
-(
-    cd "$home"
-    openssl req -new -newkey rsa:2048 -nodes -keyout ca.key -subj "/CN=$id" -out device.csr
-    openssl req -x509 -key ca.key -subj '/CN=MS-Organization-Access' -out ca.crt
-    openssl pkey -pubin -inform DER -in "$root/tmp/public.der" -out public.pem
-    openssl x509 -req -in device.csr -CA ca.crt -CAkey ca.key -CAcreateserial -force_pubkey public.pem -out device.pem
-) 2>/dev/null
+openssl pkey -pubin -inform DER -in "$root/tmp/public.der" -out "$home/public.pem"
+certificate "$id" public.pem
 "$keyturn" device add --cert "$home/device.pem" --name BOOT 2>/dev/null
 
 # --- The package, the settings -----------------------------------------------------------------------------------------
 
-"$here/../../infra/deb/build.sh" "$agent" "$home/keyturn-agent.deb" >/dev/null
+package build.sh "$agent" "$home/keyturn-agent.deb"
 cp "$home/keyturn-agent.deb" "$root/tmp/"
-token dpkg --install /tmp/keyturn-agent.deb >/dev/null
+in_root dpkg --install /tmp/keyturn-agent.deb >/dev/null
 [[ $(stat -c '%a %U' "$root/etc/keyturn") == '700 root' ]] || fail 'the package does not keep /etc/keyturn to root'
 cp "$home/data/root.pub.json" "$home/device.pem" "$root/etc/keyturn/"
 (umask 077 && echo "$token_pin" >"$root/etc/keyturn/pin")
-cat >"$root/etc/keyturn/agent.toml" <<END
-server = "http://127.0.0.1:$port"
-deployment = "boot"
-root_key = "root.pub.json"
-device_id = "$id"
-certificate = "device.pem"
-check_in = "1m"
-splay = "0s"
+agent_settings "$id" "http://127.0.0.1:$port" >"$root/etc/keyturn/agent.toml" <<END
 [key]
 kind = "pkcs11"
 module = "$module"
@@ -132,58 +68,11 @@ END
 # SoftHSM writes to its folder whenever it reads from it; a real token has no folder. docs/AGENT.md says so.
 mkdir "$root/etc/systemd/system/keyturn-agent.service.d"
 printf '[Service]\nReadWritePaths=/var/lib/softhsm\n' >"$root/etc/systemd/system/keyturn-agent.service.d/softhsm.conf"
-token systemctl --quiet enable keyturn-agent
+in_root systemctl --quiet enable keyturn-agent
 
 # --- The machine -------------------------------------------------------------------------------------------------------
 
-# What is to be run inside is put into a folder that both sides see.
-cat >"$root/usr/local/sbin/serve-test" <<'END'
-#!/bin/bash
-cd /shared
-touch running
-while :; do
-    for order in *.order; do
-        [[ -f $order ]] || continue
-        name=${order%.order}
-        mv "$order" "$name.taken"
-        bash "$name.taken" >"$name.out" 2>&1
-        echo $? >"$name.new"
-        mv "$name.new" "$name.rc"
-    done
-    sleep 0.05
-done
-END
-chmod 755 "$root/usr/local/sbin/serve-test"
-cat >"$root/etc/systemd/system/serve-test.service" <<'END'
-[Service]
-ExecStart=/usr/local/sbin/serve-test
-[Install]
-WantedBy=multi-user.target
-END
-token systemctl --quiet enable serve-test
-token systemctl --quiet mask systemd-networkd-wait-online systemd-resolved getty.target console-getty
-
-orders=0
-# Runs a script inside and says what it said; its status is the script's.
-inside() {
-    orders=$((orders + 1))
-    local name=$home/shared/$BASHPID-$orders
-    echo "$1" >"$name.new"
-    mv "$name.new" "$name.order"
-    until_true 60 test -f "$name.rc"
-    cat "$name.out"
-    return "$(<"$name.rc")"
-}
-
-# nspawn wants its lock folder on a file system that can be thrown away.
-mkdir -p /run/systemd/nspawn
-mount -t tmpfs tmpfs /run/systemd/nspawn
-systemd-nspawn --directory="$root" --register=no --keep-unit --console=pipe --bind="$home/shared:/shared" --boot \
-    </dev/null >"$home/boot.log" 2>&1 &
-machine=$!
-until_true 60 test -f "$home/shared/running"
-[[ $(inside 'cat /proc/1/comm') == systemd ]] || fail 'the first process is not systemd'
-said "systemd has booted: $(inside 'systemctl --version | head -1')"
+boot_nspawn
 
 # --- What is looked at -------------------------------------------------------------------------------------------------
 
@@ -191,14 +80,8 @@ said "systemd has booted: $(inside 'systemctl --version | head -1')"
 shown() {
     "$keyturn" --output json reveal BOOT --reason 'nspawn test' 2>/dev/null
 }
-# The one password that is shown as confirmed and is not $1.
 confirmed() {
-    shown | python3 -c '
-import json, sys
-rows = json.loads(sys.stdin.read() or "[]")
-if len(rows) != 1 or rows[0]["standing"] != "confirmed" or rows[0]["password"] == sys.argv[1]:
-    sys.exit(1)
-print(rows[0]["password"])' "${1:-}"
+    shown | confirmed_of "${1:-}"
 }
 # Whether a password opens the account, for somebody who is not root and types it: su asks PAM.
 logs_on() {
