@@ -16,7 +16,7 @@ use keyturn_ports::ledger::{Commit, Committed, Ledger as _, LedgerReader as _, S
 use keyturn_ports::queue::{NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_ports::results::{NewResult, Published, ResultBody, ResultReader as _, ResultWriter as _};
 use keyturn_ports::{Error, Kind};
-use keyturn_postgres::{Database, Limits, OpenError, Settings, Times, Tls};
+use keyturn_postgres::{Arrival, Database, Limits, OpenError, Settings, Times, Tls};
 use keyturn_testkit::conformance::sample;
 use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
@@ -91,7 +91,20 @@ fn a_newer_schema_opens_only_if_it_allows_this_release() {
     drop(open(&database));
     database.sql("UPDATE meta SET value = 899 WHERE key = 'compatible_from'");
     let error = try_open(&database).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 900, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 900, oldest: 899, .. }), "{error}");
+}
+
+#[test]
+fn nothing_moves_into_tables_of_which_some_are_unknown() {
+    let database = TestDatabase::fresh();
+    drop(open(&database));
+    database.sql("UPDATE meta SET value = 900 WHERE key = 'schema'");
+    let settings = settings(&database);
+    let error = Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap_err();
+    assert!(matches!(error, OpenError::NewerToMove { found: 900, .. }), "{error}");
+    database.sql("UPDATE meta SET value = 5 WHERE key = 'schema'");
+    Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap();
+    assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'compatible_from'"), "1");
 }
 
 #[test]

@@ -130,6 +130,14 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
+    let schema = engines.schema();
+    if schema.is_ahead() {
+        warn!(
+            found = schema.found,
+            known = schema.known,
+            "a later release brought the database forward; this one goes on with it and leaves what it does not know alone"
+        );
+    }
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
     let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
     let supervisor = Supervisor::of_environment(engines.clock());

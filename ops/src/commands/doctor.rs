@@ -11,6 +11,7 @@ mod work;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use keyturn_ports::schema::Schema;
 use serde::Serialize;
 
 pub(super) use self::bundle::write as support;
@@ -85,6 +86,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![Check::ok("configuration", "it is read, and its database is opened")];
+    checks.push(schema(deployment.engines.schema()));
     // What comes of it is told with the keys.
     drop(deployment.keys.unlock().await);
     checks.extend(keys::examine(deployment));
@@ -92,4 +94,19 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     checks.extend(work::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);
     checks
+}
+
+/// Whether a later release has had the database.
+fn schema(schema: Schema) -> Check {
+    const NAME: &str = "schema";
+    let Schema { found, known } = schema;
+    if schema.is_ahead() {
+        let found = format!("the database has schema {found}, and this release knows up to {known}");
+        return Check::warning(
+            NAME,
+            found,
+            "it works; put the later release back when it is mended: docs/OPERATE.md",
+        );
+    }
+    Check::ok(NAME, format!("the database has schema {found}, the newest that this release knows"))
 }
