@@ -84,6 +84,8 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "list")]
         last_report: bool,
     },
+    /// Show how much running processes log, or change it, without a restart. Stays until --reset.
+    LogLevel(LogLevel),
     /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
     Doctor,
     /// Print what completes this command in a shell.
@@ -101,6 +103,16 @@ pub(crate) enum Command {
         /// The file, which must not exist.
         to: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogLevel {
+    /// error, warn, info, debug or trace, or a filter like info,keyturn_rotator=debug. Shows the present one if not given.
+    #[arg(conflicts_with = "reset")]
+    pub(crate) level: Option<String>,
+    /// Log as configured again.
+    #[arg(long)]
+    pub(crate) reset: bool,
 }
 
 #[derive(Debug, Args)]

@@ -528,6 +528,12 @@ pub struct Logs {
     /// "json", or "text" for people.
     #[config(default = "json")]
     pub format: String,
+    /// Where `keyturn log-level` says what running processes are to log instead. The database's name with .log-level
+    /// behind it if not given. Who can write it sets how much is logged.
+    pub level_file: Option<PathBuf>,
+    /// How often processes look at it: 100ms to 1h.
+    #[config(default = "5s")]
+    pub look_every: Span,
 }
 
 /// When `keyturn doctor` warns.
