@@ -259,7 +259,8 @@ mod tests {
         let meter = after.since(&before)["waits on findings"];
         assert_eq!((meter.count, meter.mean, meter.p99), (4.0, 2.0, 0.5 + 2.0 * 0.99));
         // From the start, one of them is beyond the last bound.
-        assert_eq!(after.since(&Meters::default())["waits on findings"].p99, 2.5);
+        let whole = after.since(&Meters::default())["waits on findings"];
+        assert_eq!((whole.count, whole.p99), (8.0, 2.5));
         let batches = after.since(&Meters::default())["a batch of outcomes"];
         assert_eq!((batches.count, batches.mean), (8.0, 0.25));
         assert!(after.since(&after).is_empty(), "nothing new");
