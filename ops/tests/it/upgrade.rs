@@ -164,6 +164,16 @@ async fn goes_on_and_is_refused(
         let up = up.arg("--config").arg(deployment.config()).arg("up").stderr(log);
         up.spawn().unwrap()
     };
+    let ready = |name: &str| {
+        let said = || fs::read_to_string(deployment.path(name)).unwrap();
+        for _ in 0..1500 {
+            if said().contains("all roles are up") {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        panic!("it does not come up: {}", said());
+    };
     let end = |mut server: std::process::Child| {
         let pid = rustix::process::Pid::from_child(&server);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -173,6 +183,7 @@ async fn goes_on_and_is_refused(
     let warned = "a later release brought the database forward";
 
     let server = served("before");
+    ready("before");
     run(device.agent()).await;
     end(server);
     assert!(!log("before").contains(warned), "{}", log("before"));
@@ -182,6 +193,7 @@ async fn goes_on_and_is_refused(
     forward(&deployment, Later::Adds);
     let brought = schema(&deployment);
     let server = served("adds");
+    ready("adds");
     let before = device.shown(&deployment);
     deployment.ok(&["device", "rotate-now", &device.name, "--reason", "rolled back"]);
     run(device.agent()).await;
