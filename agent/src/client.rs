@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
+use keyturn_schemas::envelope::TraceParent;
 use keyturn_schemas::nonce::Nonce;
 use keyturn_schemas::problem::Problem;
 
@@ -42,6 +43,9 @@ struct Memory {
     nonce: Option<(Nonce, Duration)>,
     /// No message may be sent before this instant of the monotonic clock.
     quiet_until: Duration,
+    /// The trace of the run, and the ticket of the first message that the server took in it.
+    trace: Option<TraceParent>,
+    first: Option<Ticket>,
 }
 
 /// Where messages go.
@@ -138,6 +142,15 @@ impl Client {
         &self.keys
     }
 
+    /// Begins a run: what is sent from now on is one trace, under ids that are drawn here and mean nothing. Returns the
+    /// trace's.
+    pub fn begin(&self) -> Option<String> {
+        let trace = TraceParent::drawn(self.entropy.bytes(), self.entropy.bytes());
+        let mut memory = self.memory();
+        (memory.trace, memory.first) = (trace, None);
+        trace.map(|trace| trace.trace_id())
+    }
+
     /// A nonce for one message: the newest that an answer brought, or a fresh one. Waits first until a message
     /// may be sent, so that the nonce is as young as it can be.
     pub async fn nonce(&self) -> Result<Nonce, Error> {
@@ -148,9 +161,8 @@ impl Client {
             if let Some(nonce) = self.take_nonce() {
                 return Ok(nonce);
             }
-            let call =
-                Call { path: "v1/nonce", message: None, wait: None, timeout: self.timing.unknown_post };
-            let outcome = match self.exchange(call).await {
+            let timeout = self.timing.unknown_post;
+            let outcome = match self.exchange("v1/nonce", None, None, timeout).await {
                 Ok(reply) => self.read_nonce(&reply),
                 Err(error) => Attempt::Again(error.into(), None),
             };
@@ -166,11 +178,16 @@ impl Client {
     pub async fn post(&self, endpoint: Endpoint, text: &str) -> Result<Ticket, Error> {
         let sent = self.post_until_known(endpoint, text).await;
         let now = self.clock.monotonic();
-        self.memory().quiet_until = match &sent {
+        let mut memory = self.memory();
+        if let Ok(ticket) = &sent {
+            memory.first.get_or_insert_with(|| ticket.clone());
+        }
+        memory.quiet_until = match &sent {
             Ok(_) => now + self.timing.gap,
             Err(Error::Unreachable(_) | Error::Throttled(_)) => now + self.timing.unknown_post,
             Err(Error::StaleNonce | Error::Rejected(_)) => Duration::ZERO,
         };
+        drop(memory);
         sent
     }
 
@@ -178,8 +195,7 @@ impl Client {
     pub async fn poll(&self, ticket: &Ticket, wait: Duration) -> Result<Polled, transport::Error> {
         let path = format!("v1/requests/{}", ticket.0);
         let wait = wait.min(self.timing.long_poll);
-        let call = Call { path: &path, message: None, wait: Some(wait), timeout: wait + POLL_MARGIN };
-        let reply = self.exchange(call).await?;
+        let reply = self.exchange(&path, None, Some(wait), wait + POLL_MARGIN).await?;
         Ok(read::poll(reply))
     }
 
@@ -192,8 +208,7 @@ impl Client {
         let mut attempt = 0;
         loop {
             let timeout = self.timing.unknown_post;
-            let call = Call { path: endpoint.path(), message: Some(text), wait: None, timeout };
-            let outcome = match self.exchange(call).await {
+            let outcome = match self.exchange(endpoint.path(), Some(text), None, timeout).await {
                 Ok(reply) => read::post(&reply)?,
                 Err(error) => Attempt::Again(error.into(), None),
             };
@@ -225,7 +240,19 @@ impl Client {
     }
 
     /// One exchange. Nonces and key sets are taken from any answer.
-    async fn exchange(&self, call: Call<'_>) -> Result<Reply, transport::Error> {
+    async fn exchange(
+        &self,
+        path: &str,
+        message: Option<&str>,
+        wait: Option<Duration>,
+        timeout: Duration,
+    ) -> Result<Reply, transport::Error> {
+        let (trace, first) = {
+            let memory = self.memory();
+            (memory.trace, memory.first.clone())
+        };
+        let trace = trace.and_then(|trace| TraceParent::drawn(trace.trace(), self.entropy.bytes()));
+        let call = Call { path, message, wait, timeout, trace, follows: first.as_ref() };
         let reply = self.transport.exchange(call).await?;
         if let Some(nonce) = read::offered_nonce(&reply) {
             self.memory().nonce = Some((nonce, self.clock.monotonic()));
@@ -264,6 +291,11 @@ impl Ticket {
     fn parse(text: String) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         ((1..=128).contains(&text.len()) && text.bytes().all(plain)).then_some(Self(text))
+    }
+
+    /// Its text, for the call that needs it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

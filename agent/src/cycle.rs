@@ -131,7 +131,7 @@ impl Run {
                 events::current_unknown(&journal);
             }
         }
-        events::check_in(settings.device, lane);
+        events::check_in(settings.device, lane, context.client.begin().as_deref());
         Ok(Self { context, lock, speaker, lane, journal })
     }
 

@@ -48,8 +48,8 @@ macro_rules! log {
     ($level:ident, $id:ident, $($rest:tt)*) => { $level!(event.id = Id::$id.number(), $($rest)*) };
 }
 
-pub(crate) fn check_in(device: DeviceId, lane: LaneId) {
-    log!(info, CheckIn, device.id = %device, lane.id = %lane, "Device {device} checks in");
+pub(crate) fn check_in(device: DeviceId, lane: LaneId, trace: Option<&str>) {
+    log!(info, CheckIn, device.id = %device, lane.id = %lane, trace.id = trace, "Device {device} checks in");
 }
 
 pub(crate) fn finished(line: &str) {

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyturn_domain::time::UnixMillis;
+use keyturn_schemas::envelope::TraceParent;
+use keyturn_schemas::ticket::FOLLOWS;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
 
+use crate::client::Ticket;
 use crate::settings::{ServerUrl, Settings};
 
 /// The largest answer that is read, in bytes. A result is a tenth of it.
@@ -34,6 +37,10 @@ pub struct Call<'a> {
     pub wait: Option<Duration>,
     /// When to give up.
     pub timeout: Duration,
+    /// The step of the run's trace that this is.
+    pub trace: Option<TraceParent>,
+    /// The ticket of the run's first message, if this call comes after it.
+    pub follows: Option<&'a Ticket>,
 }
 
 /// An answer of whatever status.
@@ -121,6 +128,12 @@ impl Http {
             Some(wait) => request.header("prefer", format!("wait={}", wait.as_secs())),
             None => request,
         };
+        let request = call
+            .trace
+            .into_iter()
+            .fold(request, |request, step| request.header("traceparent", step.to_string()));
+        let request =
+            call.follows.into_iter().fold(request, |request, first| request.header(FOLLOWS, first.as_str()));
         let response = request.timeout(call.timeout).send().await.map_err(exchange)?;
         let mut reply = head(response.status().as_u16(), response.headers());
         reply.body = body(response).await?;

@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::api::Ingress;
 use crate::refusal::Refusal;
 use crate::submit::accepted;
-use crate::traces;
+use crate::traces::Arrival;
 
 /// `GET /v1/requests/{ticket}`.
 pub(crate) async fn poll(
@@ -26,13 +26,14 @@ pub(crate) async fn poll(
 ) -> Result<Response, Refusal> {
     // What is no text once its escapes are undone is no ticket either.
     let Path(ticket) = ticket.map_err(|_| Refusal::Ticket)?;
-    let rid = ingress.keys.now().tickets.open(&ticket).ok_or(Refusal::Ticket)?;
+    let keys = ingress.keys.now();
+    let rid = keys.tickets.open(&ticket).ok_or(Refusal::Ticket)?;
     ingress.admission.by_ticket(rid)?;
     let wait = preferred_wait(&headers).min(ingress.settings.limits.poll_wait);
-    let (began, at) = (ingress.clock.now(), ingress.clock.monotonic());
+    let arrival = Arrival::of(&ingress, &headers);
     let found = result(&ingress, client, rid, wait).await?;
     if found.is_some() {
-        traces::polled(&ingress, rid, began, at);
+        arrival.polled(&ingress, &keys.tickets, rid);
     }
     match found {
         None => accepted(ticket),

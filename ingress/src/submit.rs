@@ -9,11 +9,10 @@ use keyturn_domain::lane::Order;
 use keyturn_domain::network::Client;
 use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::measures::Meter;
-use keyturn_pipeline::spans;
 use keyturn_ports::intake::{Accepted, Submission};
 use keyturn_ports::queue::{NewMessage, QueueName};
 use keyturn_schemas::answers::TicketAnswer;
-use keyturn_schemas::envelope::{Envelope, Stamped, TraceParent};
+use keyturn_schemas::envelope::{Envelope, Stamped};
 use keyturn_schemas::message::{MessageKind, SignedMessage, VerifiedMessage};
 use keyturn_schemas::stamp::StampKeys;
 use tracing::{info, warn};
@@ -21,7 +20,7 @@ use tracing::{info, warn};
 use crate::api::{self, Ingress};
 use crate::body;
 use crate::refusal::Refusal;
-use crate::traces::Arrival;
+use crate::traces::{Arrival, Context};
 
 /// How soon a device may look for its result, in seconds. It may long-poll at once.
 const LOOK_AGAIN: u64 = 1;
@@ -33,7 +32,7 @@ pub(crate) async fn submit(
     request: Request,
 ) -> Result<Response, Refusal> {
     let client = request.extensions().get::<Client>().copied().ok_or(Refusal::Unavailable)?;
-    let arrival = Arrival::of(&ingress, &request);
+    let arrival = Arrival::of(&ingress, request.headers());
     let text = body::read(request, ingress.settings.limits).await?;
     let message = verify(text, kind).await?;
     let rid = message.message().rid();
@@ -59,7 +58,8 @@ pub(crate) async fn submit(
         return Err(Refusal::Unavailable);
     }
     let order = Order { received, nonce: nonce.issued() };
-    enqueue(&ingress, &keys.stamps, message, order, &arrival).await?;
+    let context = arrival.context(&keys.tickets, rid);
+    enqueue(&ingress, &keys.stamps, message, order, (&arrival, context)).await?;
     accepted(ticket)
 }
 
@@ -80,11 +80,11 @@ async fn enqueue(
     stamps: &StampKeys,
     message: VerifiedMessage,
     order: Order,
-    arrival: &Arrival,
+    (arrival, context): (&Arrival, Context),
 ) -> Result<(), Refusal> {
     let (rid, device) = (message.message().rid(), message.message().claims().common().device_id);
     let stamp = stamps.stamp(rid, order, &ingress.settings.name).ok_or(Refusal::Unavailable)?;
-    let trace = spans::begin(TraceParent::of(rid));
+    let trace = context.sent;
     let data = Stamped { jws: message.message().text().to_owned(), stamp };
     let body = Envelope::new(rid, device, "ingress", order.received, trace, data).to_json();
     let submission = Submission { nonce: order.nonce, message: NewMessage { request: rid, device, body } };
@@ -93,7 +93,7 @@ async fn enqueue(
             info!(request.id = %rid, device.id = %device, trace.id = trace.trace_id(), "message is accepted");
             metrics::counter!("keyturn_accepted_total", "outcome" => "new").increment(1);
             Meter::of(&*ingress.ports.queue, QueueName::Requests).sent(1);
-            arrival.taken(ingress, trace, (rid, device));
+            arrival.taken(ingress, context, (rid, device));
             Ok(())
         }
         Ok([Accepted::Known]) => {

@@ -103,9 +103,18 @@ pub async fn stages(target: &Target) -> Meters {
     meters
 }
 
-/// Sums and counts of the server's own measurements, by measurement and queue.
+/// The server's own measurements so far, by measurement and queue.
 #[derive(Clone, Debug, Default)]
-pub struct Meters(BTreeMap<String, Meter>);
+pub struct Meters(BTreeMap<String, Histogram>);
+
+/// A histogram of Prometheus: how many were no longer than each bound.
+#[derive(Clone, Debug, Default)]
+struct Histogram {
+    count: f64,
+    sum: f64,
+    /// The bound in seconds, and how many were no longer; the bounds rise.
+    buckets: Vec<(f64, f64)>,
+}
 
 /// A measurement of the server.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -114,7 +123,7 @@ pub struct Meter {
     pub count: f64,
     /// The mean, in seconds.
     pub mean: f64,
-    /// The 99th percentile of the last minute, in seconds.
+    /// The 99th percentile in seconds, as far as the buckets of the server tell it; the last bound if it is beyond.
     pub p99: f64,
 }
 
@@ -127,11 +136,16 @@ impl Meters {
         for (metric, what) in METERS {
             for (name, labels, value) in lines(text) {
                 let Some(queue) = queue(labels) else { continue };
-                let meter = self.0.entry(format!("{what} {queue}"));
+                let entry = self.0.entry(format!("{what} {queue}"));
                 match name.strip_prefix(metric) {
-                    Some("_count") => meter.or_default().count = value,
-                    Some("_sum") => meter.or_default().mean = value,
-                    Some("") if label(labels, "quantile") == Some("0.99") => meter.or_default().p99 = value,
+                    Some("_count") => entry.or_default().count = value,
+                    Some("_sum") => entry.or_default().sum = value,
+                    Some("_bucket") => {
+                        let bound = label(labels, "le").and_then(|bound| bound.parse::<f64>().ok());
+                        if let Some(bound) = bound.filter(|bound| bound.is_finite()) {
+                            entry.or_default().buckets.push((bound, value));
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -140,15 +154,33 @@ impl Meters {
 
     /// What came to them since `before`.
     pub fn since(&self, before: &Self) -> BTreeMap<String, Meter> {
-        let differ = |(name, now): (&String, &Meter)| {
-            let then = before.0.get(name).copied().unwrap_or_default();
+        let differ = |(name, now): (&String, &Histogram)| {
+            let nothing = Histogram::default();
+            let then = before.0.get(name).unwrap_or(&nothing);
             let count = now.count - then.count;
             (count > 0.0).then(|| {
-                // While they are collected, `mean` holds the sum.
-                (name.clone(), Meter { count, mean: (now.mean - then.mean) / count, p99: now.p99 })
+                let mean = (now.sum - then.sum) / count;
+                (name.clone(), Meter { count, mean, p99: now.quantile_since(then, 0.99) })
             })
         };
         self.0.iter().filter_map(differ).collect()
+    }
+}
+
+impl Histogram {
+    /// A quantile of what came since `before`, as Prometheus's `histogram_quantile` has it: within a bucket all values are
+    /// taken to be spread evenly.
+    fn quantile_since(&self, before: &Self, quantile: f64) -> f64 {
+        let rank = quantile * (self.count - before.count);
+        let (mut lower, mut below) = (0.0, 0.0);
+        for (place, (bound, upto)) in self.buckets.iter().enumerate() {
+            let upto = upto - before.buckets.get(place).map_or(0.0, |(_, upto)| *upto);
+            if upto >= rank {
+                return lower + (bound - lower) * ((rank - below) / (upto - below).max(f64::MIN_POSITIVE));
+            }
+            (lower, below) = (*bound, upto);
+        }
+        lower
     }
 }
 
@@ -208,8 +240,9 @@ mod tests {
 
     const TEXT: &str = "# TYPE keyturn_queue_messages gauge\nkeyturn_queue_messages{queue=\"requests\"} 3\n\
         keyturn_queue_leased{queue=\"requests\"} 2\n\n\
-        keyturn_queue_wait_seconds{queue=\"findings\",quantile=\"0.5\"} 0.1\n\
-        keyturn_queue_wait_seconds{queue=\"findings\",quantile=\"0.99\"} 0.5\n\
+        keyturn_queue_wait_seconds_bucket{queue=\"findings\",le=\"0.5\"} 1\n\
+        keyturn_queue_wait_seconds_bucket{queue=\"findings\",le=\"2.5\"} 3\n\
+        keyturn_queue_wait_seconds_bucket{queue=\"findings\",le=\"+Inf\"} 4\n\
         keyturn_queue_wait_seconds_sum{queue=\"findings\"} 12\nkeyturn_queue_wait_seconds_count{queue=\"findings\"} 4\n\
         messaging_process_duration_seconds_sum{messaging_system=\"sqlite\",messaging_destination_name=\"outcomes\"} 2\n\
         messaging_process_duration_seconds_count{messaging_system=\"sqlite\",messaging_destination_name=\"outcomes\"} 4\n";
@@ -219,9 +252,15 @@ mod tests {
         assert_eq!(depths(TEXT), BTreeMap::from([("requests".to_owned(), 3.0)]));
         let (mut before, mut after) = (Meters::default(), Meters::default());
         before.read(TEXT);
-        after.read(&TEXT.replace("} 12\n", "} 20\n").replace("} 4\n", "} 8\n"));
+        // Four more, all of them between half a second and two and a half: the 99th percentile is nearly all the way up.
+        let more =
+            TEXT.replace("} 12\n", "} 20\n").replace("} 4\n", "} 8\n").replace("\"2.5\"} 3", "\"2.5\"} 7");
+        after.read(&more);
         let meter = after.since(&before)["waits on findings"];
-        assert_eq!((meter.count, meter.mean, meter.p99), (4.0, 2.0, 0.5));
+        assert_eq!((meter.count, meter.mean, meter.p99), (4.0, 2.0, 0.5 + 2.0 * 0.99));
+        // From the start, one of them is beyond the last bound.
+        let whole = after.since(&Meters::default())["waits on findings"];
+        assert_eq!((whole.count, whole.p99), (8.0, 2.5));
         let batches = after.since(&Meters::default())["a batch of outcomes"];
         assert_eq!((batches.count, batches.mean), (8.0, 0.25));
         assert!(after.since(&after).is_empty(), "nothing new");

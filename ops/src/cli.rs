@@ -1,11 +1,20 @@
 //! What can be said on the command line.
 
+mod devices;
+mod letters;
+mod secrets;
+mod store;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use keyturn_domain::ids::GroupId;
 use keyturn_domain::span::Span;
+
+pub(crate) use self::devices::{Device, Group, Reveal, RotateNow};
+pub(crate) use self::letters::{DeadLetters, Discard, Letters, Replay};
+pub(crate) use self::secrets::{Keys, Kind, OpenExport, Root, Vault, VaultExport};
+pub(crate) use self::store::{Backup, Migrate, Restore};
 
 /// Rotates the local administrator password of every cloud-managed device.
 #[derive(Debug, Parser)]
@@ -84,6 +93,8 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "list")]
         last_report: bool,
     },
+    /// Show how much running processes log, or change it, without a restart. Stays until --reset.
+    LogLevel(LogLevel),
     /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
     Doctor,
     /// Print what completes this command in a shell.
@@ -104,6 +115,16 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LogLevel {
+    /// error, warn, info, debug or trace, or a filter like info,keyturn_rotator=debug. Shows the present one if not given.
+    #[arg(conflicts_with = "reset")]
+    pub(crate) level: Option<String>,
+    /// Log as configured again.
+    #[arg(long)]
+    pub(crate) reset: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Queues {
     /// Look again every so often, 2s if nothing is said, and tell how many messages came and were done with in between.
     #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "2s")]
@@ -111,162 +132,6 @@ pub(crate) struct Queues {
     /// With --watch: end after so many looks.
     #[arg(long, requires = "watch")]
     pub(crate) looks: Option<u64>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Keys {
-    /// List the keys: which one is in use, which one is to come, which one was replaced.
-    List,
-    /// Make a second key, which is accepted and not used yet. With --activate, put it to use.
-    Rotate {
-        /// Which.
-        #[arg(value_enum)]
-        kind: Kind,
-        /// Use the second key from now on. Every process must have read it before, which takes a minute.
-        #[arg(long)]
-        activate: bool,
-    },
-    /// Take away a key that is not in use and that nothing depends on any more.
-    Retire {
-        /// Which.
-        #[arg(value_enum)]
-        kind: Kind,
-        /// Its id, as `keys list` shows it.
-        id: String,
-        /// Take it away although what it sealed may still be under way: for a key that others may have.
-        #[arg(long)]
-        danger_now: bool,
-    },
-}
-
-/// The kinds of keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// Seals nonces.
-    Nonce,
-    /// Seals stamps.
-    Stamp,
-    /// Seals tickets.
-    Ticket,
-    /// Seals findings.
-    Finding,
-    /// Seals the vault's versions.
-    Vault,
-    /// Signs results.
-    Signing,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Root {
-    /// Sign a new key set that lists the signing keys of the key folder, with the next serial.
-    SignKeys {
-        /// The root key's file. Bring it to this machine for this command alone.
-        #[arg(long)]
-        root: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Vault {
-    /// Seal every version anew under the master key in use. May be stopped and repeated at any time.
-    Rekey,
-    /// Open every version, and count them by master key.
-    Verify,
-    /// With vault.engine = "envelope": wrap the master keys by the newest version of the key in Key Vault. Also the
-    /// way there, from plain keys. May be repeated at any time.
-    Wrap,
-    /// Make the key pair of the recovery log: the secret half at OUT, the public one at OUT.pub.
-    RecoveryKey {
-        /// The secret half's file, which must not exist. Take it offline; without it the log opens for nobody.
-        out: PathBuf,
-    },
-    /// Put back what the vault lacks and the recovery log has. May be repeated at any time.
-    Recover {
-        /// The secret half of the recovery key. Bring it to this machine for this command alone.
-        #[arg(long)]
-        key: PathBuf,
-        /// The recovery log.
-        #[arg(long)]
-        log: PathBuf,
-    },
-    /// Break-glass: write every password that a device may have now to a file, sealed to an offline key.
-    Export(VaultExport),
-    /// Show what an export holds. Needs the file and the key's secret half, and no deployment.
-    OpenExport(OpenExport),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VaultExport {
-    /// The file, which must not exist.
-    pub(crate) to: PathBuf,
-    /// The public half of a key that `vault recovery-key` made. The secret half belongs offline.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) sealed_to: PathBuf,
-    /// Why, for the audit.
-    #[arg(long)]
-    pub(crate) reason: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OpenExport {
-    /// The export.
-    pub(crate) file: PathBuf,
-    /// The key's secret half.
-    #[arg(long)]
-    pub(crate) key: PathBuf,
-    /// Show one device only: its id, its name, or its serial number, without regard to case.
-    #[arg(long)]
-    pub(crate) device: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Backup {
-    /// Make a backup and check it. Everything else works on; the settings of the section `backup` say how fast it is.
-    Create {
-        /// The backup's file, which must not exist.
-        to: PathBuf,
-    },
-    /// Check a backup: every page, the schema, the vault against the ledger, the chain of the audit.
-    Verify {
-        /// The backup.
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Restore {
-    /// The backup.
-    #[arg(required_unless_present = "declare")]
-    pub(crate) backup: Option<PathBuf>,
-    /// Instead of a backup: take the database as it is for restored. For a machine that was put back as a whole, such
-    /// as from a snapshot. Nothing has to be stopped.
-    #[arg(long, conflicts_with = "backup")]
-    pub(crate) declare: bool,
-    /// Why, for the audit.
-    #[arg(long)]
-    pub(crate) reason: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Migrate {
-    /// The configuration to work with from then on: a copy of the present one, with PostgreSQL in its section `state`.
-    #[arg(long, value_name = "CONFIG")]
-    pub(crate) to: PathBuf,
-    /// Why, for the audit.
-    #[arg(long, required_unless_present = "dry_run")]
-    pub(crate) reason: Option<String>,
-    /// Look whether it can move and tell how much it is. Makes the tables of the database, and changes nothing else.
-    #[arg(long, conflicts_with = "undo")]
-    pub(crate) dry_run: bool,
-    /// Work with the file again. Refused if anything was done in the database since.
-    #[arg(long)]
-    pub(crate) undo: bool,
-    /// With --undo: lose what was done in the database since. Devices are heard anew.
-    #[arg(long, requires = "undo")]
-    pub(crate) danger_leave_behind: bool,
-    /// How many rows are read and stored at once.
-    #[arg(long, value_name = "ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) batch: u32,
 }
 
 #[derive(Debug, Args)]
@@ -299,233 +164,6 @@ pub(crate) struct Up {
     /// Serve devices on an address other than loopback although every key is in this one process.
     #[arg(long)]
     pub(crate) danger_serve_beyond_loopback: bool,
-}
-
-/// `keyturn group`
-#[derive(Subcommand, Debug)]
-pub(crate) enum Group {
-    /// The groups that devices are in or policies go by, with how many devices each has.
-    List,
-    /// Make the devices of a list, and no others, the members of a group.
-    Set {
-        /// The group's object id, as in the setting groups of a policy.
-        #[arg(value_parser = GroupId::parse_any_case)]
-        group: GroupId,
-        /// The list: one device a line, by id, name or serial; what follows a # is a comment. An empty one empties the
-        /// group.
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Device {
-    /// Add one device by its registration certificate.
-    Add {
-        /// The certificate, PEM or DER. Its common name is the device id.
-        #[arg(long)]
-        cert: PathBuf,
-        /// The name people know it by.
-        #[arg(long)]
-        name: String,
-        /// How it is joined: AzureAd, ServerAd or Workplace.
-        #[arg(long, default_value = "AzureAd")]
-        join: String,
-    },
-    /// Add or replace devices from an export of Microsoft Graph's /devices.
-    Import {
-        /// JSON: {"value": [...]} as Graph answers, or the list alone.
-        file: PathBuf,
-    },
-    /// List devices.
-    List,
-    /// Show what is known of a device.
-    Show(Which),
-    /// Let a device rotate no more.
-    Disable(Which),
-    /// Let a device rotate again.
-    Enable(Which),
-    /// List every password version that was ever made for a device. No password is shown.
-    History(Which),
-    /// Show the candidates of a lane no more: the device has another key, account or installation now.
-    CloseLane {
-        /// The device: its id, its name in the directory, or its serial number.
-        device: String,
-        /// The lane, as `device show` names it. It may begin with a hyphen.
-        #[arg(long, allow_hyphen_values = true)]
-        lane: String,
-        /// Why, for the audit.
-        #[arg(long)]
-        reason: String,
-    },
-    /// Hold a device: it gets no new password, and what it has is shown as before. Later lanes of it are not held.
-    Hold {
-        /// The device: its id, its name in the directory, or its serial number.
-        device: String,
-        /// For how long, like 2h or 14d; until it is released if not given.
-        #[arg(long = "for", value_name = "SPAN")]
-        span: Option<Span>,
-        /// Why, for the audit.
-        #[arg(long)]
-        reason: String,
-    },
-    /// End a hold: the device may have new passwords again.
-    Release {
-        /// The device: its id, its name in the directory, or its serial number.
-        device: String,
-        /// Why, for the audit.
-        #[arg(long)]
-        reason: String,
-    },
-    /// Ask for a new password at the next check-in, however far off that is: of one device, or of many.
-    RotateNow(RotateNow),
-    /// List what was asked of many devices with `rotate-now`, and how far that is.
-    Rotations {
-        /// At most this many, newest first.
-        #[arg(long, default_value_t = 20)]
-        limit: usize,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["device", "all", "since", "file", "resume"]))]
-pub(crate) struct RotateNow {
-    /// One device: its id, its name in the directory, or its serial number.
-    pub(crate) device: Option<String>,
-    /// Every device that ever had a password.
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// The devices for which a password was made at this instant or later, like 2026-11-22T00:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-    /// The devices in this file, one a line, as they would be named here. What follows a # is left out.
-    #[arg(long, value_name = "LIST")]
-    pub(crate) file: Option<PathBuf>,
-    /// Go on with a job that was cut off, by its number in `device rotations`.
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["reason", "max_rate", "dry_run"])]
-    pub(crate) resume: Option<u64>,
-    /// Ask at most this many devices per minute, so that not all of them come for a password at once.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000), conflicts_with = "device")]
-    pub(crate) max_rate: Option<u32>,
-    /// Why, for the audit.
-    #[arg(long, required_unless_present = "resume")]
-    pub(crate) reason: Option<String>,
-    /// Tell how many it would be, and ask none.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Which {
-    /// The device: its id, its name in the directory, or its serial number.
-    pub(crate) device: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Reveal {
-    /// The device: its id, its name in the directory, or its serial number.
-    pub(crate) device: String,
-    /// Why, for the audit.
-    #[arg(long)]
-    pub(crate) reason: String,
-    /// An older version, as `device history` names it, instead of the candidates. It may begin with a hyphen.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) version: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeadLetters {
-    /// List them, grouped by queue and reason, the group with the newest first.
-    List {
-        /// Only those of this queue: requests, findings, outcomes or alarms.
-        #[arg(long)]
-        queue: Option<String>,
-        /// Only those that match, like 'reason:exhausted age:>10m'. The keys are reason, queue, device, label, group,
-        /// age, attempts, error and id; a hyphen in front turns a term into its opposite.
-        #[arg(long = "where", value_name = "FILTER")]
-        filter: Option<String>,
-        /// List every letter, newest first.
-        #[arg(long)]
-        each: bool,
-        /// With --each: at most this many.
-        #[arg(long, default_value_t = 100, requires = "each")]
-        limit: usize,
-    },
-    /// Show one, with its attempts. The device's message is shown without its signature.
-    Show {
-        /// Its number.
-        id: u64,
-    },
-    /// Put them back on their way: at the validator, with every check made again; alarms to their webhook.
-    Replay(Replay),
-    /// Take them away for good. They are archived in a file first.
-    Discard(Discard),
-    /// Print them as JSON lines, without what makes their messages usable.
-    Export(Letters),
-    /// List the jobs that replayed or discarded many.
-    Jobs {
-        /// At most this many, newest first.
-        #[arg(long, default_value_t = 20)]
-        limit: usize,
-    },
-    /// Compare the index with the messages there are, and tell what does not agree and what mends it. Changes nothing.
-    Reconcile,
-}
-
-/// Which dead letters.
-#[derive(Debug, Args)]
-pub(crate) struct Letters {
-    /// Their numbers. A replay by number leaves none out.
-    pub(crate) ids: Vec<u64>,
-    /// All that match, as in `dead-letters list`.
-    #[arg(long = "where", value_name = "FILTER", conflicts_with = "ids")]
-    pub(crate) filter: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which_letters").required(true).multiple(false).args(["ids", "filter", "resume"]))]
-pub(crate) struct Replay {
-    #[command(flatten)]
-    pub(crate) letters: Letters,
-    /// Go on with a job that was cut off, by its number in `dead-letters jobs`.
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["reason", "max_rate", "dry_run", "plan"])]
-    pub(crate) resume: Option<u64>,
-    /// Tell how many it would be, how many are left out and why, and move none.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Only if it is still what --dry-run told under this name.
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) plan: Option<String>,
-    /// Move at most this many per minute.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000), conflicts_with = "ids")]
-    pub(crate) max_rate: Option<u32>,
-    /// Why, for the audit.
-    #[arg(long, required_unless_present_any = ["resume", "dry_run"])]
-    pub(crate) reason: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which_discard").required(true).multiple(false).args(["ids", "filter", "resume"]))]
-pub(crate) struct Discard {
-    #[command(flatten)]
-    pub(crate) letters: Letters,
-    /// Go on with a job that was cut off, by its number in `dead-letters jobs`.
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["reason", "dry_run", "plan", "archive", "confirmed"])]
-    pub(crate) resume: Option<u64>,
-    /// Tell how many it would be, and take none away.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Only if it is still what --dry-run told under this name.
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) plan: Option<String>,
-    /// Where to archive them, whole: a new file. QUEUE-dead-TIME.jsonl in this folder if not given.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) archive: Option<PathBuf>,
-    /// The name of their queue, instead of typing it when asked.
-    #[arg(long = "yes-discard", value_name = "QUEUE")]
-    pub(crate) confirmed: Option<String>,
-    /// Why, for the audit.
-    #[arg(long, required_unless_present_any = ["resume", "dry_run"])]
-    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

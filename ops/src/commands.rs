@@ -12,6 +12,7 @@ mod fleet;
 mod group;
 pub(crate) mod init;
 mod keys;
+mod log_level;
 mod manual;
 mod migrate;
 mod queues;
@@ -82,6 +83,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
+        Command::LogLevel(level) => log_level::run(&arguments, level)?,
         Command::Doctor => return doctor::run(&arguments).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,

@@ -101,8 +101,11 @@ fn config(folder: &Path, up: &Up) -> Result<Config> {
     sections.workers.lease = Span(Duration::from_secs(3));
     sections.workers.first_delay = Span(Duration::from_millis(200));
     sections.workers.max_deliveries = 3;
-    sections.logs =
-        Logs { level: up.log_level.clone().unwrap_or_else(|| "info".to_owned()), format: "json".to_owned() };
+    sections.logs = Logs {
+        level: up.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+        format: "json".to_owned(),
+        ..sections.logs
+    };
     sections.check().map_err(|problems| anyhow::anyhow!("the demo's configuration: {}", problems.join("; ")))
 }
 

@@ -9,6 +9,10 @@ use keyturn_domain::ids::RequestId;
 
 use crate::mac::{KeyId, ring};
 
+/// The header in which a client names the first message of its run by that one's ticket, so that all of them are one
+/// trace (docs/PROTOCOL.md section 6.5).
+pub const FOLLOWS: &str = "keyturn-follows";
+
 const LABEL: &[u8] = b"keyturn ticket v1";
 
 ring! {

@@ -27,6 +27,17 @@ impl TraceParent {
         Self { trace, span, sampled: false }
     }
 
+    /// A context of these random ids, as one begins that is drawn and not derived. Not sampled: who draws it exports no
+    /// spans. None if one of them is all zeroes, which names nothing.
+    pub fn drawn(trace: [u8; 16], span: [u8; 8]) -> Option<Self> {
+        (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, sampled: false })
+    }
+
+    /// The same step, in the trace of another.
+    pub fn within(self, other: Self) -> Self {
+        Self { trace: other.trace, ..self }
+    }
+
     /// The context of a step that follows from this one: in the same trace, named by what it is and a number.
     pub fn child(&self, what: &str, number: u64) -> Self {
         let hash =
@@ -133,6 +144,17 @@ mod tests {
             assert!(all[..place].iter().all(|other| other.span() != one.span()));
         }
         assert!(!root.is_sampled() && root.sampled(true).child("send", 0).is_sampled());
+    }
+
+    #[test]
+    fn a_step_keeps_its_name_in_another_trace_and_zeroes_name_nothing() {
+        let (one, other) = (TraceParent::of(RequestId([1; 32])), TraceParent::of(RequestId([2; 32])));
+        let moved = other.within(one);
+        assert_eq!((moved.trace(), moved.span()), (one.trace(), other.span()));
+        assert_eq!(TraceParent::drawn([0; 16], [1; 8]), None);
+        assert_eq!(TraceParent::drawn([1; 16], [0; 8]), None);
+        let drawn = TraceParent::drawn([0xab; 16], [0xcd; 8]).unwrap();
+        assert_eq!(drawn.to_string(), "00-abababababababababababababababab-cdcdcdcdcdcdcdcd-00");
     }
 
     #[test]

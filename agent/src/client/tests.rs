@@ -28,6 +28,7 @@ struct Script {
     start: tokio::time::Instant,
     replies: Mutex<VecDeque<Reply>>,
     calls: Mutex<Vec<(Duration, String)>>,
+    traced: Mutex<Vec<(Option<TraceParent>, Option<Ticket>)>>,
 }
 
 #[async_trait]
@@ -35,6 +36,7 @@ impl Transport for Script {
     async fn exchange(&self, call: Call<'_>) -> Result<Reply, transport::Error> {
         let said = call.message.unwrap_or(call.path).to_owned();
         self.calls.lock().unwrap().push((self.start.elapsed(), said));
+        self.traced.lock().unwrap().push((call.trace, call.follows.cloned()));
         let reply =
             self.replies.lock().unwrap().pop_front().expect("no call more than the script has replies");
         if reply.status == LOST { Err(transport::Error::TooLarge) } else { Ok(reply) }
@@ -50,7 +52,7 @@ impl Script {
 fn client(replies: impl IntoIterator<Item = Reply>) -> (Client, Arc<Script>) {
     let start = tokio::time::Instant::now();
     let replies = Mutex::new(replies.into_iter().collect());
-    let script = Arc::new(Script { start, replies, calls: Mutex::default() });
+    let script = Arc::new(Script { start, replies, calls: Mutex::default(), traced: Mutex::default() });
     let root = SigningKey::from_seed("root", &[1; 32]).unwrap().public();
     let keys = KeySets::load("/nowhere/keys".into(), root, "contoso".parse().unwrap()).unwrap();
     let (clock, entropy) = (Arc::new(Paused(start)), Arc::new(SystemEntropy));
@@ -89,6 +91,32 @@ fn busy(seconds: u64) -> Reply {
 async fn send(client: &Client, text: &str) -> Result<Ticket, Error> {
     client.nonce().await?;
     client.post(Endpoint::Requests, text).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_one_trace_and_names_its_first_message() {
+    let (client, script) = client([
+        with_nonce(204, 1),
+        taken(),
+        reply(202, "{}"),
+        Reply { nonce: Some(nonce(8)), ..reply(202, r#"{"ticket":"01def"}"#) },
+        taken(),
+    ]);
+    let trace = client.begin().unwrap();
+    let ticket = send(&client, "request").await.unwrap();
+    client.poll(&ticket, Duration::from_secs(1)).await.unwrap();
+    send(&client, "report").await.unwrap();
+    let next = client.begin().unwrap();
+    send(&client, "the next run").await.unwrap();
+    let traced = std::mem::take(&mut *script.traced.lock().unwrap());
+    let traces: Vec<String> = traced.iter().map(|(step, _)| step.unwrap().trace_id()).collect();
+    assert_eq!(traces, [&trace, &trace, &trace, &trace, &next].map(String::as_str));
+    assert_ne!(trace, next);
+    let steps: std::collections::BTreeSet<_> = traced.iter().map(|(step, _)| step.unwrap().span()).collect();
+    assert_eq!(steps.len(), traced.len(), "each call is a step of its own");
+    let follows: Vec<Option<&str>> =
+        traced.iter().map(|(_, first)| first.as_ref().map(Ticket::as_str)).collect();
+    assert_eq!(follows, [None, None, Some("01abc"), Some("01abc"), None]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const DIFFERENCE: Duration = Duration::from_mins(5);
 
 pub(super) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
-    let call = Call { path: "v1/nonce", message: None, wait: None, timeout: TIMEOUT };
+    let call =
+        Call { path: "v1/nonce", message: None, wait: None, timeout: TIMEOUT, trace: None, follows: None };
     let reply = patient.transport.exchange(call).await;
     let now = patient.clock.now();
     let server = match &reply {

@@ -9,6 +9,7 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
+use keyturn_ports::schema::Schema;
 use rusqlite::Connection;
 
 use crate::batch::Batch;
@@ -70,6 +71,7 @@ pub struct Database {
 struct Inner {
     path: PathBuf,
     beside: PathBuf,
+    schema: Schema,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     signals: Arc<Signals>,
@@ -92,7 +94,7 @@ impl Database {
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
         let OpenOptions { path, beside, clock, entropy, look_every, readers } = options;
         let held = open::hold(&path)?;
-        let connection = open::writing(&path, &beside, clock.now(), &*entropy, open::Use::Work)?;
+        let (connection, schema) = open::writing(&path, &beside, clock.now(), &*entropy, open::Use::Work)?;
         let watching = open::watching(&path)?;
         let signals = Arc::new(Signals::default());
         let threads = |source| OpenError::Threads { path: path.clone(), source };
@@ -109,6 +111,7 @@ impl Database {
             inner: Arc::new(Inner {
                 path,
                 beside,
+                schema,
                 clock,
                 entropy,
                 signals,
@@ -124,6 +127,11 @@ impl Database {
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// Which schema it had when it was opened.
+    pub fn schema(&self) -> Schema {
+        self.inner.schema
     }
 
     /// Where its epoch is.

@@ -23,7 +23,7 @@ use crate::database::OpenOptions;
 use crate::epoch;
 use crate::failure::Failure;
 use crate::open::{self, OpenError, Use};
-use crate::schema::KNOWS_DEPARTURES;
+use crate::schema::{COMPATIBLE_FROM, KNOWS_DEPARTURES};
 
 /// How far the state has left the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,14 +55,15 @@ impl std::fmt::Debug for Departure {
 
 impl Departure {
     /// Opens the file, which has to exist and which nobody else may have open. Brings its tables up to date, and
-    /// settles whether it was restored, as every opening does.
+    /// settles whether it was restored, as every opening does. One that a later release brought forward is refused, since
+    /// what that added would stay behind.
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
         let OpenOptions { path, beside, clock, entropy, .. } = options;
         if path.symlink_metadata().is_err() {
             return Err(OpenError::Missing { path });
         }
         let held = open::hold_alone(&path)?;
-        let connection = open::writing(&path, &beside, clock.now(), &*entropy, Use::Departure)?;
+        let (connection, _) = open::writing(&path, &beside, clock.now(), &*entropy, Use::Departure)?;
         Ok(Self { path, beside, connection, clock, entropy, _held: held })
     }
 
@@ -85,7 +86,7 @@ impl Departure {
                 "INSERT INTO departure (one, id, destination, began_at) VALUES (1, ?1, ?2, ?3)",
                 (id, to, crate::rows::to_column(batch.now)),
             )?;
-            compatible_from(batch, KNOWS_DEPARTURES)?;
+            compatible_from(batch, KNOWS_DEPARTURES.max(COMPATIBLE_FROM))?;
             audit::append(batch, row).map(drop)
         })?;
         Ok(begun)
@@ -105,7 +106,7 @@ impl Departure {
         let beside = self.beside.clone();
         self.change("undoing the move", |batch| {
             batch.execute("DELETE FROM departure", ())?;
-            compatible_from(batch, 1)?;
+            compatible_from(batch, COMPATIBLE_FROM)?;
             audit::append(batch, row)?;
             if older {
                 epoch::renew(batch, &beside, &row.actor, &row.reason, &row.detail)?;

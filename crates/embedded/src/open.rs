@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::time::UnixMillis;
+use keyturn_ports::schema::Schema;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -45,7 +46,7 @@ pub(crate) fn writing(
     now: UnixMillis,
     entropy: &dyn Entropy,
     use_of: Use,
-) -> Result<Connection, OpenError> {
+) -> Result<(Connection, Schema), OpenError> {
     let _alone = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     let created = checks::create(path)?;
     let sql = |source| OpenError::from_sqlite(path, source);
@@ -58,7 +59,7 @@ pub(crate) fn writing(
     connection
         .pragma_update(None, "journal_size_limit", i64::from(CHECKPOINT_PAGES * PAGE_SIZE))
         .map_err(sql)?;
-    schema::migrate(path, &mut connection)?;
+    let schema = schema::migrate(path, &mut connection, use_of)?;
     if !created {
         checks::content(path, &connection)?;
     }
@@ -66,7 +67,7 @@ pub(crate) fn writing(
         departure::refuse(path, &connection)?;
     }
     epoch::settle(path, beside, &mut connection, now, entropy)?;
-    Ok(connection)
+    Ok((connection, schema))
 }
 
 /// The file that says whether the database is in use: everybody who opens the database holds a shared lock on it, and

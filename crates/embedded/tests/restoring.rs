@@ -288,7 +288,9 @@ async fn a_damaged_backup_is_told() {
             .unwrap();
         }),
         ("schema 900", &|path| {
-            Connection::open(path).unwrap().pragma_update(None, "user_version", 900).unwrap();
+            let file = Connection::open(path).unwrap();
+            file.pragma_update(None, "user_version", 900).unwrap();
+            file.execute("UPDATE meta SET value = '900' WHERE key = 'compatible_from'", ()).unwrap();
         }),
         ("is no usable backup", &|path| {
             let length = fs::metadata(path).unwrap().len();

@@ -9,6 +9,7 @@ use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
+use keyturn_ports::audit::chain;
 use keyturn_ports::audit::{Action, AuditSink as _, NewRow, Verified};
 use keyturn_ports::directory::{DeviceRecord, Directory as _, DirectoryAdmin as _};
 use keyturn_ports::vault::{Entry, NewVersion, Tags, Vault as _, VaultReader as _};
@@ -78,6 +79,40 @@ async fn audited(file: &File) {
         };
         file.database.append(row).await.unwrap();
     }
+}
+
+/// A release that was put back meets rows of the one after it.
+#[tokio::test]
+async fn a_row_whose_action_is_of_a_later_release_is_linked_like_any_other() {
+    let file = File::new();
+    audited(&file).await;
+    let append = |change: &str| {
+        let writing = file.raw();
+        let sql = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
+        let (seq, hash): (i64, [u8; 32]) =
+            writing.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let row = NewRow {
+            at: UnixMillis(1),
+            actor: "later".to_owned(),
+            action: Action::SecretGet,
+            device: None,
+            reason: String::new(),
+            detail: String::new(),
+        };
+        let linked = chain::link(&hash, (seq + 1).cast_unsigned(), &row, "OfALaterRelease");
+        let sql = "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
+                   VALUES (?1, 1, 'later', ?2, NULL, '', '', ?3)";
+        writing.execute(sql, (seq + 1, format!("OfALaterRelease{change}"), linked)).unwrap();
+        (seq + 1).cast_unsigned()
+    };
+    let rows = append("");
+    assert_eq!(file.database.verify().await.unwrap(), Verified::Intact { rows });
+    let seq = append("s");
+    assert_eq!(
+        file.database.verify().await.unwrap(),
+        Verified::Broken { seq },
+        "another word is another row"
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Spans: what was done when, for tracing. Nothing here knows where they go; a process that exports none drops them at
 //! once.
 //!
-//! A message has one trace from the ingress on, whose id is derived from its own. The first delivery of a message is a
+//! A message has one trace from the ingress on, whose id is derived from its own, or from that of the message that it
+//! follows: a request and the report on it are one trace. The first delivery of a message is a
 //! child of the step that sent it, as OpenTelemetry's conventions for messaging allow for single messages. What is done
 //! again (a repeated delivery, a replay) has no parent in the trace and a link to what it does again; a lease of a batch
 //! is a trace of its own with links to its messages.
@@ -11,7 +12,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use keyturn_domain::ids::{DeviceId, RequestId};
 use keyturn_domain::time::UnixMillis;
+use keyturn_ports::dead_letters::DeadLetterId;
 use keyturn_ports::queue::{Leased, QueueName};
 use keyturn_schemas::envelope::TraceParent;
 use serde::Deserialize;
@@ -118,11 +121,51 @@ impl Place {
     ) -> (TraceParent, Option<TraceParent>, Vec<TraceParent>) {
         let context = self.came.child(operation, deliveries.into());
         match self.replayof {
-            Some(died) => (context, None, vec![died]),
+            Some(died) => (context, None, vec![self.came, died]),
             None if deliveries > 1 => (context, None, vec![self.came]),
             None => (context, Some(self.came), Vec::new()),
         }
     }
+}
+
+/// A dead letter was put back on its way onto `queue` as this body. Its span has the context that the body has, and a link
+/// to the message that died; what is done with the message from now on is linked to both.
+pub fn replayed(
+    system: &str,
+    queue: QueueName,
+    letter: DeadLetterId,
+    body: &str,
+    at: (UnixMillis, Duration),
+) {
+    #[derive(Deserialize)]
+    struct Peek {
+        id: RequestId,
+        subject: DeviceId,
+    }
+    let Some((place, Peek { id, subject })) = Place::of(body).zip(serde_json::from_str(body).ok()) else {
+        return;
+    };
+    let span = || Span {
+        name: format!("replay {queue}"),
+        kind: Kind::Producer,
+        context: place.came,
+        parent: None,
+        links: place.replayof.into_iter().collect(),
+        began: at.0,
+        took: at.1,
+        attributes: vec![
+            ("messaging.system", system.to_owned()),
+            ("messaging.destination.name", queue.as_str().to_owned()),
+            ("messaging.operation.name", "replay".to_owned()),
+            ("messaging.operation.type", "send".to_owned()),
+            ("messaging.message.id", id.to_string()),
+            ("request.id", id.to_string()),
+            ("device.id", subject.to_string()),
+            ("dead_letter.id", letter.0.to_string()),
+        ],
+        failed: None,
+    };
+    end(span, place.came);
 }
 
 /// What every span about a message says of it.
@@ -153,8 +196,6 @@ pub fn trace_id(leased: &Leased) -> String {
 
 #[cfg(test)]
 mod tests {
-    use keyturn_domain::ids::RequestId;
-
     use super::*;
 
     fn place(replayof: &str) -> Place {
@@ -175,7 +216,7 @@ mod tests {
         let died = TraceParent::of(RequestId([1; 32])).child("send", 0);
         let again = place(&format!(r#","replayof":"{died}""#));
         assert_eq!(again.handling("process", 1).1, None);
-        assert_eq!(again.handling("process", 1).2, [died]);
+        assert_eq!(again.handling("process", 1).2, [again.came, died]);
     }
 
     #[test]

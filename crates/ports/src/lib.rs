@@ -26,6 +26,7 @@ pub mod audit;
 pub mod chores;
 
 pub mod moving;
+pub mod schema;
 pub mod shipping;
 
 pub use error::{Error, Kind};

@@ -19,7 +19,7 @@ use crate::database::{Database, Mode, Times};
 use crate::failure::Failure;
 use crate::open::OpenError;
 use crate::pool::{Session, Use};
-use crate::schema::KNOWS_ARRIVALS;
+use crate::schema::{COMPATIBLE_FROM, KNOWS_ARRIVALS};
 use crate::settings::Settings;
 
 /// Why nobody works in a database whose state is not all there.
@@ -116,7 +116,7 @@ impl Arrival {
         let (id, origin) = (id.to_vec(), crate::rows::text(origin));
         self.database
             .retrying("taking the database", async || {
-                let compatible = rows::compatible_from(KNOWS_ARRIVALS);
+                let compatible = rows::compatible_from(KNOWS_ARRIVALS.max(COMPATIBLE_FROM));
                 let (work, _) = self.database.begin(Mode::Told, &[]).await?;
                 let client = work.session()?.client();
                 if client.execute(TAKE, &[&id, &origin]).await? > 0 {
@@ -136,7 +136,7 @@ impl Arrival {
                 let (work, _) = self.database.begin(Mode::Told, &[]).await?;
                 let client = work.session()?.client();
                 if client.execute(sql, &[&id.as_slice()]).await? > 0 {
-                    client.batch_execute(&rows::compatible_from(1)).await?;
+                    client.batch_execute(&rows::compatible_from(COMPATIBLE_FROM)).await?;
                 }
                 work.commit(&[]).await.map(drop)
             })
@@ -204,7 +204,8 @@ impl Arrival {
     /// Says how far the state is: from `Arrived` on, and only then, it is worked with here.
     pub async fn say(&self, id: [u8; 16], state: State) -> Result<(), Error> {
         let sql = "UPDATE arrival SET state = $2 WHERE id = $1";
-        let compatible = if state == State::Arrived { 1 } else { KNOWS_ARRIVALS };
+        let compatible =
+            if state == State::Arrived { COMPATIBLE_FROM } else { KNOWS_ARRIVALS.max(COMPATIBLE_FROM) };
         self.database
             .retrying("saying how far the move is", async || {
                 let (work, _) = self.database.begin(Mode::Told, &[]).await?;

@@ -10,6 +10,7 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
+use keyturn_ports::schema::Schema;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tracing::debug;
@@ -70,6 +71,7 @@ struct Inner {
     connections: Connections,
     signals: Arc<Signals>,
     lookups: Lookups,
+    schema: Schema,
     listener: OnceLock<Listener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -102,16 +104,21 @@ impl Database {
         use_of: Use,
     ) -> Result<Self, OpenError> {
         let given = (times == Times::Clock).then(|| Arc::clone(&clock));
-        let (dialer, connections) = open::open(settings, given, use_of)?;
+        let (dialer, connections, schema) = open::open(settings, given, use_of)?;
         let (signals, listener) = (Arc::default(), OnceLock::new());
         let lookups = Lookups::default();
-        let inner = Inner { dialer, connections, signals, lookups, listener, clock, entropy };
+        let inner = Inner { dialer, connections, signals, lookups, schema, listener, clock, entropy };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Where it is, without anything secret.
     pub fn place(&self) -> String {
         self.inner.dialer.settings().to_string()
+    }
+
+    /// Which schema it had when it was opened.
+    pub fn schema(&self) -> Schema {
+        self.inner.schema
     }
 
     /// The time of this process.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyturn_domain::clock::Clock;
 use keyturn_ports::Kind;
+use keyturn_ports::schema::Schema;
 use tracing::warn;
 
 use crate::arrival;
@@ -67,14 +68,27 @@ pub enum OpenError {
     },
     /// A later release that does not allow this one to go on changed the tables.
     #[error(
-        "{place} has schema {found}, and this release knows up to {KNOWN}: run the release that wrote it, or restore \
-         the backup made before it"
+        "{place} has schema {found}, which releases from schema {oldest} on may use, and this release knows up to \
+         {KNOWN}: run the release that wrote it, or restore the backup made before it"
     )]
     Newer {
         /// The database.
         place: String,
         /// Its schema.
         found: i64,
+        /// The oldest schema whose releases may use it.
+        oldest: i64,
+    },
+    /// The database may be worked with, and has tables that this release would leave empty.
+    #[error(
+        "{place} has schema {found}, and this release knows up to {KNOWN}: move the state with the release that made \
+         the tables, which knows what belongs in them"
+    )]
+    NewerToMove {
+        /// The database.
+        place: String,
+        /// Its schema.
+        found: u32,
     },
     /// The state of another installation is on its way here, or went back.
     #[error("{place}: {}", arrival::NOT_THERE)]
@@ -98,7 +112,7 @@ pub(crate) fn open(
     settings: &Settings,
     clock: Option<Arc<dyn Clock>>,
     use_of: Use,
-) -> Result<(Dialer, Connections), OpenError> {
+) -> Result<(Dialer, Connections, Schema), OpenError> {
     let place = settings.to_string();
     let other = |detail: String| OpenError::Other { place: place.clone(), detail };
     let dialer = Dialer::new(settings.clone(), Maker::new(settings)?, clock, use_of);
@@ -112,11 +126,12 @@ pub(crate) fn open(
     });
     let checked = checked.map_err(|error| other(error.to_string()))?.join();
     match checked {
-        Ok(Ok(Checked::Usable)) => Ok((dialer, connections)),
+        Ok(Ok(Checked::Usable(schema))) => Ok((dialer, connections, schema)),
         Ok(Ok(Checked::OldServer(found))) => Err(OpenError::OldServer { place, found }),
         Ok(Ok(Checked::Encoding(found))) => Err(OpenError::Encoding { place, found }),
         Ok(Ok(Checked::NotThere)) => Err(OpenError::NotThere { place }),
-        Ok(Ok(Checked::Newer(found))) => Err(OpenError::Newer { place, found }),
+        Ok(Ok(Checked::Newer { found, oldest })) => Err(OpenError::Newer { place, found, oldest }),
+        Ok(Ok(Checked::NewerToMove(found))) => Err(OpenError::NewerToMove { place, found }),
         Ok(Err(failure)) if failure.is_untrusted() => {
             Err(OpenError::Untrusted { place, detail: failure.to_string() })
         }
@@ -130,10 +145,11 @@ pub(crate) fn open(
 }
 
 enum Checked {
-    Usable,
+    Usable(Schema),
     OldServer(String),
     Encoding(String),
-    Newer(i64),
+    Newer { found: i64, oldest: i64 },
+    NewerToMove(u32),
     NotThere,
 }
 
@@ -156,14 +172,17 @@ async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
         warn!(place = %dialer.settings(), "the server runs with fsync = off: a power loss can take what was promised");
     }
     Ok(match schema::migrate(session.client()).await? {
-        Found::Usable => {
+        Found::Usable(schema) => {
+            if schema.is_ahead() && dialer.use_of() != Use::Work {
+                return Ok(Checked::NewerToMove(schema.found));
+            }
             let state = arrival::state(&session).await?;
             if dialer.use_of() == Use::Work && state.is_some_and(|state| state != arrival::State::Arrived) {
                 return Ok(Checked::NotThere);
             }
             epoch::settle(&session, dialer).await?;
-            Checked::Usable
+            Checked::Usable(schema)
         }
-        Found::Newer(found) => Checked::Newer(found),
+        Found::Newer { found, oldest } => Checked::Newer { found, oldest },
     })
 }

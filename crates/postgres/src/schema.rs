@@ -2,8 +2,10 @@
 //!
 //! Migrations only add. A release that adds something earlier releases may ignore leaves `compatible_from` in the
 //! table `meta` alone, and they can still use the database; one that changes what they rely on raises it to its own
-//! number, and they refuse.
+//! number in the same migration, and they refuse. What is newer is never taken back: an earlier release leaves the
+//! tables and their number as they are, so that the later one finds nothing to do when it comes back.
 
+use keyturn_ports::schema::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -17,6 +19,9 @@ const MIGRATIONS: [&str; 5] = [
     include_str!("schema/0004_shipped.sql"),
     include_str!("schema/0005_turns.sql"),
 ];
+
+/// What the migrations leave in `compatible_from`: the oldest schema whose releases may use a database of this one.
+pub(crate) const COMPATIBLE_FROM: i64 = 1;
 
 /// The first schema whose releases know that a state may not be all there.
 pub(crate) const KNOWS_ARRIVALS: i64 = 3;
@@ -38,10 +43,15 @@ pub(crate) mod locks {
 
 /// What is there.
 pub(crate) enum Found {
-    /// Tables that this release can use.
-    Usable,
+    /// Tables that this release can use, though they may be of a later one.
+    Usable(Schema),
     /// Tables of a later release that does not allow this one to go on.
-    Newer(i64),
+    Newer {
+        /// Their schema.
+        found: i64,
+        /// The oldest schema whose releases may use them.
+        oldest: i64,
+    },
 }
 
 /// Brings the database up to date, in one transaction and under a lock: of many processes that start at once one
@@ -58,7 +68,11 @@ pub(crate) async fn migrate(client: &Client) -> Result<Found, Failure> {
         client.batch_execute("COMMIT").await?;
     }
     let (found, compatible_from) = applied(client).await?;
-    Ok(if found > KNOWN && compatible_from > KNOWN { Found::Newer(found) } else { Found::Usable })
+    if found > KNOWN && compatible_from > KNOWN {
+        return Ok(Found::Newer { found, oldest: compatible_from });
+    }
+    let number = |schema: i64| u32::try_from(schema).unwrap_or(u32::MAX);
+    Ok(Found::Usable(Schema { found: number(found), known: number(KNOWN) }))
 }
 
 async fn advance(client: &Client) -> Result<(), Failure> {

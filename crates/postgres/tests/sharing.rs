@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fixture fails the test it is made for")]
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,13 +12,14 @@ use std::time::Duration;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock as _;
 use keyturn_domain::ids::{DeviceId, RequestId};
+use keyturn_ports::audit::chain;
 use keyturn_ports::audit::{Action, AuditSink as _, NewRow, Verified};
 use keyturn_ports::intake::{Accepted, Intake as _, Submission};
 use keyturn_ports::ledger::{Commit, Committed, Ledger as _, LedgerReader as _, Stored, Wanted};
 use keyturn_ports::queue::{NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_ports::results::{NewResult, Published, ResultBody, ResultReader as _, ResultWriter as _};
 use keyturn_ports::{Error, Kind};
-use keyturn_postgres::{Database, Limits, OpenError, Settings, Times, Tls};
+use keyturn_postgres::{Arrival, Database, Limits, OpenError, Settings, Times, Tls};
 use keyturn_testkit::conformance::sample;
 use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
@@ -91,7 +94,20 @@ fn a_newer_schema_opens_only_if_it_allows_this_release() {
     drop(open(&database));
     database.sql("UPDATE meta SET value = 899 WHERE key = 'compatible_from'");
     let error = try_open(&database).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 900, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 900, oldest: 899, .. }), "{error}");
+}
+
+#[test]
+fn nothing_moves_into_tables_of_which_some_are_unknown() {
+    let database = TestDatabase::fresh();
+    drop(open(&database));
+    database.sql("UPDATE meta SET value = 900 WHERE key = 'schema'");
+    let settings = settings(&database);
+    let error = Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap_err();
+    assert!(matches!(error, OpenError::NewerToMove { found: 900, .. }), "{error}");
+    database.sql("UPDATE meta SET value = 5 WHERE key = 'schema'");
+    Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap();
+    assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'compatible_from'"), "1");
 }
 
 #[test]
@@ -125,6 +141,60 @@ fn audit_rows_cannot_be_changed_through_sql() {
     // Somebody who may take the trigger away is still found out.
     database.sql("ALTER TABLE audit DISABLE TRIGGER ALL; UPDATE audit SET reason = 'x'");
     assert_eq!(runtime.block_on(engine.verify()).unwrap(), Verified::Broken { seq: 1 });
+}
+
+/// More rows than are read at once, and each way in which their numbers can be wrong.
+#[test]
+fn a_long_chain_is_walked_and_a_row_out_of_place_is_met() {
+    const ROWS: u64 = 2500;
+    let database = TestDatabase::fresh();
+    let engine = open(&database);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let verified = || runtime.block_on(engine.verify()).unwrap();
+    assert_eq!(verified(), Verified::Intact { rows: 0 });
+    long_chain(&database, ROWS);
+    assert_eq!(verified(), Verified::Intact { rows: ROWS });
+    let spoilt = |spoil: &str, mend: &str| {
+        database.sql(&format!("ALTER TABLE audit DISABLE TRIGGER ALL; {spoil}"));
+        let found = verified();
+        database.sql(mend);
+        assert_eq!(verified(), Verified::Intact { rows: ROWS }, "{mend}");
+        found
+    };
+    // At the end of a page, in the middle of one, beyond every number, and before the first.
+    let gone = "UPDATE audit SET seq = seq + 100000 WHERE seq >=";
+    let back = "UPDATE audit SET seq = seq - 100000 WHERE seq > 100000";
+    for place in [1000, 1001, 1700, ROWS] {
+        assert_eq!(spoilt(&format!("{gone} {place}"), back), Verified::Broken { seq: place });
+    }
+    let (last, first) = ("9223372036854775807", "-9223372036854775808");
+    let moved = |from: &str, to: &str| format!("UPDATE audit SET seq = {to} WHERE seq = {from}");
+    let two_thousand = "2000";
+    assert_eq!(
+        spoilt(&moved(two_thousand, last), &moved(last, two_thousand)),
+        Verified::Broken { seq: 2000 }
+    );
+    assert_eq!(spoilt(&moved(two_thousand, first), &moved(first, two_thousand)), Verified::Broken { seq: 1 });
+}
+
+/// Puts a chain of so many rows into an empty audit, as it would be had they been appended.
+fn long_chain(database: &TestDatabase, rows: u64) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "COPY keyturn.audit (seq, at, actor, action, device, reason, detail, hash) FROM STDIN;")
+        .unwrap();
+    let mut previous = chain::START;
+    for seq in 1..=rows {
+        let row = NewRow { reason: "test".to_owned(), ..row(seq) };
+        // Row 5 is of a later release.
+        let action = if seq == 5 { "OfALaterRelease" } else { "SecretGet" };
+        previous = chain::link(&previous, seq, &row, action);
+        let NewRow { at, actor, reason, detail, .. } = &row;
+        let hash = chain::hexadecimal(&previous);
+        writeln!(file, "{seq}\t{}\t{actor}\t{action}\t\\N\t{reason}\t{detail}\t\\\\x{hash}", at.0).unwrap();
+    }
+    writeln!(file, "\\.").unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    database.cluster().sql(database.name(), &format!("\\i {}", file.path().display()));
 }
 
 fn row(n: u64) -> NewRow {

@@ -158,7 +158,7 @@ impl Sections {
             .chain(self.policy.iter_mut().filter_map(|entry| entry.devices_file.as_mut()))
             .chain([&mut vault.recovery_log, &mut vault.recovery_key, &mut alarms.ca].into_iter().flatten())
             .chain(alarms.webhook.iter_mut().map(|webhook| &mut webhook.secret_file))
-            .chain(self.data.epoch_file.as_mut())
+            .chain([&mut self.data.epoch_file, &mut self.logs.level_file].into_iter().flatten())
             .chain([&mut self.traces.headers_file, &mut self.traces.ca].into_iter().flatten())
             .chain(self.queues.azure_storage.secret_file.as_mut())
             .chain(self.queues.service_bus.secret_file.as_mut())
@@ -282,7 +282,7 @@ impl Sections {
 
     /// What would be forgotten too early, and what would stand still.
     fn unkept(&self) -> Vec<String> {
-        let Self { trust, retention, backup, health, fleet, .. } = self;
+        let Self { trust, retention, backup, health, fleet, logs, .. } = self;
         let rules = [
             (
                 retention.accepted.0 <= trust.nonce_ttl.0 + 2 * trust.future_skew.0,
@@ -296,6 +296,10 @@ impl Sections {
             (
                 !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&retention.every.0),
                 "retention.every: must be 1s to 1h",
+            ),
+            (
+                !(Duration::from_millis(100)..=Duration::from_hours(1)).contains(&logs.look_every.0),
+                "logs.look_every: must be 100ms to 1h",
             ),
             (!(1..=10_000).contains(&retention.batch), "retention.batch: must be 1 to 10000"),
             (

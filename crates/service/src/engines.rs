@@ -27,6 +27,7 @@ use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
 use keyturn_ports::rotations::Rotations;
+use keyturn_ports::schema::Schema;
 use keyturn_ports::shipping::Shipping;
 use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
@@ -234,6 +235,14 @@ impl Engines {
     /// Randomness.
     pub fn entropy(&self) -> Arc<dyn Entropy> {
         Arc::clone(&self.entropy)
+    }
+
+    /// Which schema the state had when it was opened.
+    pub fn schema(&self) -> Schema {
+        match &self.state {
+            State::Embedded(database) => database.schema(),
+            State::Postgres(database) => database.schema(),
+        }
     }
 
     /// The queues, each hop on the engine it has.

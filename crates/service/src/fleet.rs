@@ -187,6 +187,10 @@ impl Clerk {
     pub(crate) async fn round(&self) -> Result<(), Error> {
         let now = self.surveyor.clock.now();
         if !self.chores.take(Chore::FleetReport, now, now.plus(TURN)).await? {
+            // Whoever made the last report may be gone, or may have made one before it: all tell the last one's word.
+            if let Some(report) = last(&*self.chores).await? {
+                metrics::gauge!("keyturn_fleet_unwell").set(u32::from(report.unwell));
+            }
             return Ok(());
         }
         let report = self.surveyor.survey(&self.settings).await?;

@@ -11,6 +11,7 @@ pub mod config;
 pub mod engines;
 pub mod fleet;
 pub mod keys;
+pub mod levels;
 pub mod migration;
 pub mod recovery;
 pub mod shipping;

@@ -1,8 +1,8 @@
 //! A process from start to end: arguments, configuration, logs, engines, health, signals, drain.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -12,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, Logs};
+use crate::config::{Config, ConfigError};
 use crate::engines::{Engines, OpenError};
 use crate::health::Waits;
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
+use crate::levels::Levels;
 use crate::supervise::Supervisor;
 use crate::{health, spans, telemetry};
 
@@ -130,6 +131,14 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     let engines = Engines::open_as(&config, name)?;
+    let schema = engines.schema();
+    if schema.is_ahead() {
+        warn!(
+            found = schema.found,
+            known = schema.known,
+            "a later release brought the database forward; this one goes on with it and leaves what it does not know alone"
+        );
+    }
     let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
     let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
     let supervisor = Supervisor::of_environment(engines.clock());
@@ -155,28 +164,6 @@ pub async fn answer(
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 
-/// Takes the level of logs from the configuration file as it is now; nothing else of it. A file that cannot be used, or
-/// a level that cannot be read, leaves everything as it is.
-fn reread_level(file: &Path, current: &Mutex<Logs>) {
-    let logs = match Config::load(file) {
-        Ok(config) => config.sections.logs,
-        Err(error) => {
-            warn!(error = %error, "the configuration cannot be used, the log level stays as it is");
-            return;
-        }
-    };
-    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-    if logs.level == current.level {
-        return;
-    }
-    if telemetry::log_more(&logs, false) {
-        info!(level = logs.level, "the log level was read again");
-        *current = logs;
-    } else {
-        warn!(level = logs.level, "this log level cannot be read, the one in use stays");
-    }
-}
-
 /// How often measurements are put together.
 const PUT_TOGETHER: Duration = Duration::from_secs(5);
 
@@ -189,33 +176,36 @@ async fn keep_small(metrics: PrometheusHandle, stop: CancellationToken) {
 }
 
 /// Tells the host to stop at the first SIGTERM or SIGINT; a second one ends the process at once. At SIGHUP, and
-/// from time to time, key files are looked at again; at SIGHUP the log level of the configuration file, too. At SIGUSR1,
+/// from time to time, key files are looked at again; at SIGHUP the log level of the configuration file, too; what an operator
+/// says of it (`keyturn log-level`) is looked at every `logs.look_every`. At SIGUSR1,
 /// logs go down to `debug`, and at the next one back. From now on the service manager is told how the process is.
 pub fn obey_signals(host: &Host) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, keys, stop) = (signal(SignalKind::hangup())?, host.keys.clone(), host.stop.clone());
-    let level = Arc::new(Mutex::new(host.config.sections.logs.clone()));
-    let (file, current) = (host.config.file.clone(), Arc::clone(&level));
+    let levels = Arc::new(Levels::of(&host.config));
+    levels.look();
+    let (rereading, looking) = (Arc::clone(&levels), Arc::clone(&levels));
+    let (every, ended) = (host.config.sections.logs.look_every.0, host.stop.clone());
+    tokio::spawn(async move {
+        while tokio::time::timeout(every, ended.cancelled()).await.is_err() {
+            let looking = Arc::clone(&looking);
+            // Whatever the disk does, nobody else waits for it.
+            let _looked = tokio::task::spawn_blocking(move || looking.look()).await;
+        }
+    });
     tokio::spawn(host.keys.clone().watch(host.stop.clone()));
     let patience = host.config.sections.workers.stuck_after.0;
     tokio::spawn(host.supervisor.clone().ping(patience, host.stop.clone()));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             keys.hang_up();
-            if let Some(file) = &file {
-                reread_level(file, &current);
-            }
+            rereading.reread();
         }
     });
     let mut more = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
-        let mut more_logged = false;
         while more.recv().await.is_some() {
-            more_logged = !more_logged;
-            let logs = level.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if telemetry::log_more(&logs, more_logged) {
-                info!(debug = more_logged, "told to log more, or as configured");
-            }
+            levels.toggle();
         }
     });
     tokio::spawn(async move {

@@ -5,9 +5,11 @@ mod reconcile;
 mod select;
 mod work;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use keyturn_domain::time::UnixMillis;
-use keyturn_pipeline::replay;
+use keyturn_pipeline::{replay, spans};
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::{DeadReason, QueueName};
@@ -28,7 +30,12 @@ pub(super) async fn run(deployment: &Deployment, command: &DeadLetters) -> Resul
             list(deployment, queue.as_deref(), filter.as_deref(), *each, *limit).await
         }
         DeadLetters::Show { id } => show(deployment, DeadLetterId(*id)).await,
-        DeadLetters::Replay(bulk) => work::replay(deployment, bulk).await,
+        DeadLetters::Replay(bulk) => {
+            let exporting = keyturn_service::spans::start(&deployment.config, "keyturn")?;
+            let replayed = work::replay(deployment, bulk).await;
+            exporting.finish().await;
+            replayed
+        }
         DeadLetters::Discard(discard) => work::discard(deployment, discard).await,
         DeadLetters::Export(letters) => export(deployment, letters).await,
         DeadLetters::Jobs { limit } => work::list(deployment, *limit).await,
@@ -205,12 +212,37 @@ pub(crate) async fn replay(
         detail: format!("dead letters {}", names.join(" ")),
     };
     engines.audit().append(row).await.context("the replay could not be recorded, so nothing was done")?;
-    let moved = engines.dead_letters().replay(plans).await?;
+    let replaying = Replaying::begin(engines);
+    let moved = engines.dead_letters().replay(plans.clone()).await?;
+    replaying
+        .end(plans.iter().filter(|(id, ..)| moved.contains(id)).map(|(id, queue, body)| (*id, *queue, body)));
     if moved.len() < ids.len() {
         let text = format!("{} of {} dead letters were gone already", ids.len() - moved.len(), ids.len());
         return Err(Failure::Partial(text).into());
     }
     Ok(moved)
+}
+
+/// Letters that are being put back on their way, each of which is a span of its message's trace.
+struct Replaying<'a> {
+    engines: &'a Engines,
+    began: UnixMillis,
+    at: Duration,
+}
+
+impl<'a> Replaying<'a> {
+    fn begin(engines: &'a Engines) -> Self {
+        let clock = engines.clock();
+        Self { engines, began: clock.now(), at: clock.monotonic() }
+    }
+
+    fn end<'b>(self, moved: impl Iterator<Item = (DeadLetterId, QueueName, &'b String)>) {
+        let took = self.engines.clock().monotonic().saturating_sub(self.at);
+        let queues = self.engines.queue();
+        for (id, queue, body) in moved {
+            spans::replayed(queues.system(queue), queue, id, body, (self.began, took));
+        }
+    }
 }
 
 /// Puts the letters of these numbers back on their way, also those that a replay of many would leave out.

@@ -11,6 +11,9 @@ mod work;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use keyturn_ports::schema::Schema;
+use keyturn_service::config::Config;
+use keyturn_service::levels;
 use serde::Serialize;
 
 pub(super) use self::bundle::write as support;
@@ -85,6 +88,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![Check::ok("configuration", "it is read, and its database is opened")];
+    checks.push(schema(deployment.engines.schema()));
+    checks.push(log_level(&deployment.config));
     // What comes of it is told with the keys.
     drop(deployment.keys.unlock().await);
     checks.extend(keys::examine(deployment));
@@ -92,4 +97,33 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     checks.extend(work::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);
     checks
+}
+
+/// What was meant for an hour stays until somebody takes it back.
+fn log_level(config: &Config) -> Check {
+    const NAME: &str = "log level";
+    match levels::said(&levels::file_of(config)) {
+        Ok(None) => Check::ok(NAME, format!("{}, as configured", config.sections.logs.level)),
+        Ok(Some(said)) => Check::warning(
+            NAME,
+            format!("{said}, set by hand"),
+            "`keyturn log-level --reset` when it is done with",
+        ),
+        Err(error) => Check::warning(NAME, error.to_string(), "`keyturn log-level --reset`"),
+    }
+}
+
+/// Whether a later release has had the database.
+fn schema(schema: Schema) -> Check {
+    const NAME: &str = "schema";
+    let Schema { found, known } = schema;
+    if schema.is_ahead() {
+        let found = format!("the database has schema {found}, and this release knows up to {known}");
+        return Check::warning(
+            NAME,
+            found,
+            "it works; put the later release back when it is mended: docs/OPERATE.md",
+        );
+    }
+    Check::ok(NAME, format!("the database has schema {found}, the newest that this release knows"))
 }

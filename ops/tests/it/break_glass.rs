@@ -1,10 +1,12 @@
 //! The break-glass export: everything devices may have, opened on another machine with the file and the key alone.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use keyturn_testkit::postgres::TestDatabase;
 use serde_json::Value;
 
 use crate::deployment::{Deployment, text};
@@ -31,8 +33,28 @@ fn words<'a>(to: &'a str, key: &'a str) -> [&'a str; 7] {
     ["vault", "export", to, "--sealed-to", key, "--reason", "the data centre burns"]
 }
 
+/// Has the state be on this database from the start.
+fn keep_state_on(database: Option<&TestDatabase>, deployment: &Deployment) {
+    let Some(database) = database else { return };
+    let mut config = fs::OpenOptions::new().append(true).open(deployment.config()).unwrap();
+    let url = database.address();
+    write!(config, "\n[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{url}\"\n").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_device_is_opened_with_the_file_and_the_key_alone() {
+    every_device_is_opened(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_device_is_opened_with_the_file_and_the_key_alone_on_postgresql() {
+    let database = TestDatabase::fresh();
+    every_device_is_opened(Some(&database)).await;
+    assert_eq!(database.sql("SELECT count(DISTINCT device) FROM lanes"), "3", "they are on the server");
+    assert_ne!(database.sql("SELECT count(*) FROM vault_versions"), "0");
+}
+
+async fn every_device_is_opened(database: Option<&TestDatabase>) {
     let deployment = Deployment::init();
     let address = free_address();
     fs::create_dir(deployment.path("elsewhere")).unwrap();
@@ -40,6 +62,7 @@ async fn every_device_is_opened_with_the_file_and_the_key_alone() {
         deployment.ok(&["vault", "recovery-key", deployment.path(key).to_str().unwrap()]);
     }
     configure(&deployment, address, "../elsewhere/vault.log");
+    keep_state_on(database, &deployment);
     let devices: Vec<Device> = (0..3).map(|number| install(&deployment, number, address)).collect();
     rotate(&deployment, &devices, 2).await;
     // One more device has lost its answer: what it may have is more than one version.
@@ -98,11 +121,21 @@ async fn every_device_is_opened_with_the_file_and_the_key_alone() {
 /// Killed at any moment it leaves no export, or a whole one, and the same words make one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_killed_is_there_whole_or_not_at_all() {
+    an_export_is_killed(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_killed_is_there_whole_or_not_at_all_on_postgresql() {
+    an_export_is_killed(Some(&TestDatabase::fresh())).await;
+}
+
+async fn an_export_is_killed(database: Option<&TestDatabase>) {
     let deployment = Deployment::init();
     let address = free_address();
     fs::create_dir(deployment.path("elsewhere")).unwrap();
     deployment.ok(&["vault", "recovery-key", deployment.path("recovery.key").to_str().unwrap()]);
     configure(&deployment, address, "../elsewhere/vault.log");
+    keep_state_on(database, &deployment);
     let devices: Vec<Device> = (0..2).map(|number| install(&deployment, number, address)).collect();
     rotate(&deployment, &devices, 1).await;
     let (to, public) = (deployment.path("glass.export"), deployment.path("recovery.key.pub"));

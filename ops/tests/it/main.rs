@@ -19,6 +19,7 @@ mod groups;
 mod hostile;
 mod key_vault;
 mod keys;
+mod log_level;
 mod many_letters;
 mod metrics;
 mod migrate;

@@ -60,8 +60,7 @@ fn counted(code: &str) -> BTreeMap<String, BTreeSet<String>> {
     for call in code.split("metrics::").skip(1) {
         let Some((kind, rest)) = call.split_once("!(") else { continue };
         let kind = match kind {
-            "counter" | "gauge" => kind,
-            "histogram" => "summary",
+            "counter" | "gauge" | "histogram" => kind,
             _ => continue,
         };
         if let Some(name) = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) {
@@ -106,16 +105,25 @@ fn labels_of(query: &str) -> BTreeSet<String> {
     matched.chain(grouped).map(|label| label.trim().to_owned()).collect()
 }
 
+/// The metric that a series is of: a histogram is told in three.
+fn base<'a>(series: &'a str, table: &Table) -> &'a str {
+    let ends = ["_bucket", "_sum", "_count"].into_iter().filter_map(|end| series.strip_suffix(end));
+    let mut of_histogram =
+        ends.filter(|name| table.get(*name).is_some_and(|metric| metric.kind == "histogram"));
+    of_histogram.next().unwrap_or(series)
+}
+
 /// Fails unless the query names metrics of the table, and labels that those have.
 fn check_query(query: &str, shown: &str, table: &Table) {
     let ours = |word: &&str| word.starts_with("keyturn_") || word.starts_with("messaging_");
     let mut known: BTreeSet<&str> = BTreeSet::new();
     let (labels, mut metrics) = (labels_of(query), 0);
     for word in words(query).filter(ours).filter(|word| !labels.contains(*word)) {
-        let metric =
-            table.get(word).unwrap_or_else(|| panic!("{word} of «{query}» is not in docs/METRICS.md"));
+        let metric = table
+            .get(base(word, table))
+            .unwrap_or_else(|| panic!("{word} of «{query}» is not in docs/METRICS.md"));
         known.extend(metric.labels.iter().map(String::as_str));
-        known.extend((metric.kind == "summary").then_some("quantile"));
+        known.extend(word.ends_with("_bucket").then_some("le"));
         metrics += 1;
     }
     assert!(metrics > 0, "«{query}» asks for nothing of ours");
@@ -191,12 +199,12 @@ fn told(text: &str, into: &mut BTreeMap<String, (String, BTreeSet<BTreeSet<Strin
         }
         let Some((series, _)) = line.rsplit_once(' ').filter(|_| !line.starts_with('#')) else { continue };
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let base = ["_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end));
-        let base = base.filter(|base| kinds.get(base) == Some(&"summary"));
+        let base = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end));
+        let base = base.filter(|base| kinds.get(base) == Some(&"histogram"));
         let name = base.unwrap_or(name);
         let Some(kind) = kinds.get(name) else { continue };
         let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
-        let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "quantile").collect();
+        let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le").collect();
         let entry = into.entry(name.to_owned()).or_insert_with(|| ((*kind).to_owned(), BTreeSet::new()));
         entry.1.insert(labels);
     }
@@ -269,6 +277,7 @@ async fn running_roles_tell_what_the_table_says() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(text.contains("messaging_client_sent_messages_total{messaging_system=\"sqlite\",messaging_destination_name=\"outcomes\",messaging_operation_name=\"send\"}"), "{text}");
+    has_the_buckets(&text);
     let days = get(scraped[0], "/metrics").unwrap();
     let days = days.lines().find_map(|line| {
         line.strip_prefix("keyturn_certificate_days_left{certificate=\"key_set\"} ")?.parse::<f64>().ok()
@@ -277,6 +286,24 @@ async fn running_roles_tell_what_the_table_says() {
 
     compare_with_the_table(&scraped);
     roles.iter_mut().for_each(Role::end);
+}
+
+/// The bounds of the buckets, which dashboards and alerts stand on.
+fn has_the_buckets(text: &str) {
+    for (metric, bounds) in [
+        (
+            "keyturn_stage_seconds",
+            "0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.075 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 60 300 900 +Inf",
+        ),
+        (
+            "messaging_process_duration_seconds",
+            "0.005 0.01 0.025 0.05 0.075 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 +Inf",
+        ),
+    ] {
+        let series = text.lines().filter(|line| line.starts_with(&format!("{metric}_bucket")));
+        let bound = |line: &str| line.split("le=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        assert_eq!(series.map(bound).collect::<Vec<_>>().join(" "), bounds, "{metric}");
+    }
 }
 
 fn compare_with_the_table(scraped: &[SocketAddr]) {

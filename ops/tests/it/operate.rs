@@ -66,7 +66,7 @@ async fn every_command_of_the_page_works_as_it_stands() {
         let answer = run(&line, &filled_in);
         said.insert(line, answer);
     }
-    assert_eq!((waits, said.len()), (1, 22), "{:?}", said.keys());
+    assert_eq!((waits, said.len()), (1, 25), "{:?}", said.keys());
     let of = |beginning: &str| {
         said.iter().find(|(line, _)| line.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning}")).1
     };
@@ -74,6 +74,8 @@ async fn every_command_of_the_page_works_as_it_stands() {
     assert!(of("keyturn dead-letters show").contains("503 from «desk»"));
     assert!(of("keyturn audit list").contains("the receiver is back"), "{}", of("keyturn audit list"));
     assert!(of("keyturn audit verify").contains("the chain is whole"));
+    assert!(of("keyturn doctor").contains("the newest that this release knows"));
+    assert!(of("keyturn log-level info").contains("info,keyturn_rotator=debug, set in"));
     assert!(of("keyturn keys list").contains("stamp"));
     what_was_written_can_be_read(&folder);
     // The device that was refused is heard again.

@@ -1,15 +1,19 @@
-//! A data folder that an older build wrote, under the present one; and one of a later build, which is refused.
+//! A data folder that an older build wrote, under the present one; and a state that a later build brought forward, which
+//! this one goes on with or refuses, as the later one said.
 //!
 //! fixtures/schema-4.tar.gz is a deployment of four devices as `keyturn up --demo` leaves it, written by a build that
 //! knew four schemas: the oldest whose files are promised to open. Its keys are of that deployment and of nothing else.
 
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use keyturn_testkit::postgres::TestDatabase;
 use rusqlite::Connection;
 use sha2::{Digest as _, Sha256};
 
-use crate::deployment::text;
+use crate::deployment::{Deployment, text};
+use crate::processes::{free_address, install, run};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema-4.tar.gz");
 
@@ -98,4 +102,151 @@ fn a_folder_of_a_build_before_the_tables_were_settled_is_refused() {
         .unwrap();
     let (code, _, error) = keyturn(folder, &["fleet"]);
     assert!(code == Some(1) && error.contains("before the tables were settled"), "{error}");
+}
+
+/// A later release as this one meets it: one that only adds, or one that does not want it to go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Later {
+    Adds,
+    Breaks,
+}
+
+/// Brings the file forward by a migration that this build does not know: a column more on every table that there is, and
+/// a table of its own.
+fn bring_file_forward(file: &Path, later: Later) {
+    let mut file = Connection::open(file).unwrap();
+    let step = file.transaction().unwrap();
+    let next: u32 = step.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0)).unwrap() + 1;
+    let tables = {
+        let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+        let mut tables = step.prepare(sql).unwrap();
+        tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect::<Vec<String>>()
+    };
+    assert!(tables.len() > 15, "{tables:?}");
+    for table in tables {
+        step.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN of_schema_{next} TEXT")).unwrap();
+    }
+    step.execute_batch(&format!("CREATE TABLE of_schema_{next} (id INTEGER PRIMARY KEY) STRICT")).unwrap();
+    if later == Later::Breaks {
+        step.execute("UPDATE meta SET value = ?1 WHERE key = 'compatible_from'", [next.to_string()]).unwrap();
+    }
+    step.pragma_update(None, "user_version", next).unwrap();
+    step.commit().unwrap();
+}
+
+/// The same on PostgreSQL.
+fn bring_database_forward(database: &TestDatabase, later: Later) {
+    let next: u32 = database.sql("SELECT value + 1 FROM meta WHERE key = 'schema'").parse().unwrap();
+    let breaks = match later {
+        Later::Adds => String::new(),
+        Later::Breaks => format!("UPDATE meta SET value = {next} WHERE key = 'compatible_from';"),
+    };
+    database.sql(&format!(
+        "BEGIN; DO $$ DECLARE one record; BEGIN FOR one IN SELECT tablename FROM pg_catalog.pg_tables \
+         WHERE schemaname = 'keyturn' LOOP EXECUTE format('ALTER TABLE keyturn.%I ADD COLUMN of_schema_{next} text', \
+         one.tablename); END LOOP; END $$; CREATE TABLE keyturn.of_schema_{next} (id bigint PRIMARY KEY); \
+         {breaks} UPDATE meta SET value = {next} WHERE key = 'schema'; COMMIT"
+    ));
+}
+
+/// A deployment with a device that has rotated once, is brought forward twice, and rotates in between.
+async fn goes_on_and_is_refused(
+    state: &str,
+    forward: impl Fn(&Deployment, Later),
+    schema: impl Fn(&Deployment) -> String,
+) {
+    let (deployment, address) = (Deployment::init(), free_address());
+    deployment.configure(&format!("[ingress]\nlisten = \"{address}\"\n{state}"));
+    let device = install(&deployment, 7, address);
+    let served = |log: &str| {
+        let log = File::create(deployment.path(log)).unwrap();
+        let mut up = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+        let up = up.arg("--config").arg(deployment.config()).arg("up").stderr(log);
+        up.spawn().unwrap()
+    };
+    let ready = |name: &str| {
+        let said = || fs::read_to_string(deployment.path(name)).unwrap();
+        for _ in 0..1500 {
+            if said().contains("all roles are up") {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        panic!("it does not come up: {}", said());
+    };
+    let end = |mut server: std::process::Child| {
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(server.wait().unwrap().success());
+    };
+    let log = |name: &str| fs::read_to_string(deployment.path(name)).unwrap();
+    let warned = "a later release brought the database forward";
+
+    let server = served("before");
+    ready("before");
+    run(device.agent()).await;
+    end(server);
+    assert!(!log("before").contains(warned), "{}", log("before"));
+    let checks = text(&deployment.keyturn(&["doctor"]).stdout);
+    assert!(checks.contains("ok      schema"), "{checks}");
+
+    forward(&deployment, Later::Adds);
+    let brought = schema(&deployment);
+    let server = served("adds");
+    ready("adds");
+    let before = device.shown(&deployment);
+    deployment.ok(&["device", "rotate-now", &device.name, "--reason", "rolled back"]);
+    run(device.agent()).await;
+    device.invariant_settled(&deployment);
+    assert_ne!(device.shown(&deployment), before, "a whole rotation went through");
+    end(server);
+    assert_eq!(log("adds").matches(warned).count(), 1, "{}", log("adds"));
+    let checks = text(&deployment.keyturn(&["doctor"]).stdout);
+    assert!(checks.contains("warning schema"), "{checks}");
+    assert!(deployment.ok(&["audit", "verify"]).contains("the chain is whole"));
+    assert_eq!(schema(&deployment), brought, "nothing was taken back");
+
+    forward(&deployment, Later::Breaks);
+    let broken = schema(&deployment);
+    let server = served("breaks").wait().unwrap();
+    let said = log("breaks");
+    assert!(server.code() == Some(1) && said.contains("run the release that wrote it"), "{said}");
+    let output = deployment.keyturn(&["fleet"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(schema(&deployment), broken, "nothing was touched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_later_build_added_to_goes_on_and_one_that_it_broke_is_refused() {
+    let file = |deployment: &Deployment| deployment.path("data/keyturn.db");
+    let forward = |deployment: &Deployment, later| {
+        bring_file_forward(&file(deployment), later);
+        if later == Later::Adds {
+            // What this build makes of it in between is a backup like any other.
+            let copy = deployment.path("copy.backup").display().to_string();
+            deployment.ok(&["backup", "create", &copy]);
+            deployment.ok(&["backup", "verify", &copy]);
+        }
+    };
+    let schema = |deployment: &Deployment| {
+        let file = Connection::open(file(deployment)).unwrap();
+        let sql = "SELECT group_concat(sql, char(10)) || (SELECT user_version FROM pragma_user_version) \
+                   || (SELECT value FROM meta WHERE key = 'compatible_from') FROM sqlite_schema";
+        file.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    goes_on_and_is_refused("", forward, schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_a_later_build_added_to_goes_on_and_one_that_it_broke_is_refused() {
+    let database = TestDatabase::fresh();
+    let state =
+        format!("[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n", database.address());
+    let schema = |_: &Deployment| {
+        database.sql(
+            "SELECT count(*) || ' ' || (SELECT string_agg(key || value, ' ' ORDER BY key) FROM meta) \
+             FROM information_schema.columns WHERE table_schema = 'keyturn'",
+        )
+    };
+    goes_on_and_is_refused(&state, |_, later| bring_database_forward(&database, later), schema).await;
 }

@@ -119,6 +119,24 @@ fn submit(id: &str, summary: &str, kind: &str, claims: &str) -> Value {
     })
 }
 
+/// The trace of a client, which the server's spans are linked to.
+fn traceparent() -> Value {
+    json!({
+        "name": "traceparent", "in": "header", "required": false,
+        "description": "The client's own trace (W3C Trace Context). The server's spans are linked to it.",
+        "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$"},
+    })
+}
+
+/// What makes the messages of one run one trace.
+fn follows() -> Value {
+    json!({
+        "name": "Keyturn-Follows", "in": "header", "required": false,
+        "description": "The ticket of the first message of this run: this call belongs to the same trace.",
+        "schema": {"$ref": "#/components/schemas/TicketText"},
+    })
+}
+
 fn poll() -> Value {
     let result = json!({
         "description": "The result, signed by a key of the key set.",
@@ -150,6 +168,7 @@ fn poll() -> Value {
                 "name": "If-None-Match", "in": "header", "required": false, "schema": {"type": "string"},
                 "description": "The ETag of a result that is at hand.",
             },
+            traceparent(), follows(),
         ],
         "responses": answers(
             [("200", result), ("202", pending), ("304", same)],

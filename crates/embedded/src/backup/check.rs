@@ -42,8 +42,9 @@ pub fn check(path: &Path) -> Result<Checked, BackupError> {
         return Err(bad(format!("it is not a Keyturn database, its application id is {id:#x}")));
     }
     let schema: u32 = file.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(said)?;
-    if schema > schema::known() {
-        return Err(bad(format!("it has schema {schema}, and this release knows up to {}", schema::known())));
+    let known = schema::known();
+    if schema > known && schema::compatible_from(&file).map_err(said)? > known {
+        return Err(bad(format!("it has schema {schema}, and this release knows up to {known}")));
     }
     let sound: String = file.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(said)?;
     if sound != "ok" {

@@ -30,11 +30,27 @@ pub enum OpenError {
     },
     /// The file was written by a later release that does not allow this one to go on.
     #[error(
-        "{} has schema {found}, and this release knows up to {known}: run the release that wrote it, or restore \
-         the backup made before it",
+        "{} has schema {found}, which releases from schema {oldest} on may use, and this release knows up to {known}: \
+         run the release that wrote it, or restore the backup made before it",
         path.display()
     )]
     Newer {
+        /// The file.
+        path: PathBuf,
+        /// The schema of the file.
+        found: u32,
+        /// The newest schema this release knows.
+        known: u32,
+        /// The oldest schema whose releases may use the file.
+        oldest: u32,
+    },
+    /// The file may be worked with, and has tables that this release would leave behind.
+    #[error(
+        "{} has schema {found}, and this release knows up to {known}: move it with the release that wrote it, which \
+         knows all that is in it",
+        path.display()
+    )]
+    NewerToMove {
         /// The file.
         path: PathBuf,
         /// The schema of the file.

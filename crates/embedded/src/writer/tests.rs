@@ -19,7 +19,7 @@ use crate::signals::Signals;
 
 fn tools() -> (TempDir, Tools) {
     let folder = TempDir::new().unwrap();
-    let connection = open::writing(
+    let (connection, _) = open::writing(
         &folder.path().join("keyturn.db"),
         &folder.path().join("keyturn.db.epoch"),
         UnixMillis(1),

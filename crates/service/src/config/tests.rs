@@ -99,6 +99,7 @@ fn retention_that_forgets_too_early_is_refused() {
         ("[retention]\neffects = \"23h\"", "retention.effects: must be at least 1d"),
         ("[retention]\naccepted = \"40d\"", "retention.effects"),
         ("[retention]\nevery = \"2h\"", "retention.every: must be 1s to 1h"),
+        ("[logs]\nlook_every = \"99ms\"", "logs.look_every: must be 100ms to 1h"),
         ("[retention]\nbatch = 0", "retention.batch: must be 1 to 10000"),
         ("[backup]\npages = 0", "backup.pages: must be at least 1"),
     ] {

@@ -18,6 +18,7 @@ use keyturn_ports::dead_letters::jobs::{Act, Job, JobId, Move, NewJob, Step};
 use keyturn_ports::queue::QueueName;
 use serde_json::{Value, json};
 
+use super::Replaying;
 use super::archive;
 use super::select::{self, Names, Plan, Selection};
 use crate::cli::{Discard, Output, Replay};
@@ -248,8 +249,15 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
             moves.push((letter, destination(deployment, job.act, letter).await?));
         }
         let now = deployment.engines.clock().now();
+        let (replaying, sent) = (Replaying::begin(&deployment.engines), moves.clone());
         match jobs.step(id, now, &actor, moves).await? {
-            Step::Done(done) => bar.inc(done),
+            Step::Done(done) => {
+                bar.inc(done);
+                replaying.end(sent.iter().filter_map(|(letter, to)| match to {
+                    Move::To(queue, body) => Some((*letter, *queue, body)),
+                    Move::Away | Move::Stay => None,
+                }));
+            }
             Step::NotBefore(ready) => {
                 // Short naps: an interrupt is noticed soon however slow the pace is.
                 let wait = ready.since(deployment.engines.clock().now());
