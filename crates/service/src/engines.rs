@@ -26,6 +26,7 @@ use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
+use keyturn_ports::roster::Roster;
 use keyturn_ports::rotations::Rotations;
 use keyturn_ports::shipping::Shipping;
 use keyturn_ports::turns::Turns;
@@ -222,7 +223,12 @@ impl Engines {
             State::Embedded(database) => Arc::new(database.clone()),
             State::Postgres(database) => Arc::new(database.clone()),
         };
-        let (key_vault, graph) = (key_vault(config, turns, &entropy)?, graph(config, &clock, &entropy)?);
+        let roster: Arc<dyn Roster> = match &state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        };
+        let (key_vault, graph) =
+            (key_vault(config, turns, &entropy)?, graph(config, roster, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
 
@@ -308,6 +314,12 @@ impl Engines {
             Some(graph) => Arc::new(graph.clone()),
             None => port!(self),
         }
+    }
+
+    /// What reads the feed of changes of the directory, and where it is filed; None if there is no feed.
+    pub fn directory_feed(&self) -> Option<(GraphDirectory, Arc<dyn Roster>)> {
+        let graph = self.graph.clone().filter(|graph| graph.feed().is_some())?;
+        Some((graph, port!(self)))
     }
 
     /// The directory's own commands, if it is the state's; None if the directory is another one.
@@ -423,6 +435,7 @@ fn key_vault(
 
 fn graph(
     config: &Config,
+    roster: Arc<dyn Roster>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Option<GraphDirectory>, SetupError> {
@@ -431,6 +444,6 @@ fn graph(
     };
     let credential = azure.credential.open(&azure.reach)?;
     let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
-    let (settings, groups) = (settings.clone(), config.policies.directory_groups());
-    GraphDirectory::open(settings, groups, &azure.reach, credential, clock, entropy).map(Some)
+    let (settings, groups) = ((**settings).clone(), config.policies.directory_groups());
+    GraphDirectory::open(settings, groups, &azure.reach, credential, roster, (clock, entropy)).map(Some)
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Ingress};
+use crate::directory_feed::Follower;
 use crate::engines::Engines;
 use crate::fleet::{Clerk, Surveyor};
 use crate::health::Waits;
@@ -147,6 +148,15 @@ impl Host {
             every: self.config.sections.health.fleet_every.0,
         };
         tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()));
+    }
+
+    /// Reads what changes in the directory and forgets what was answered of it, until the process is to end: at once if
+    /// the directory has no feed. Of several processes that do this one reads.
+    pub async fn follow_directory(&self) {
+        let Some((graph, roster)) = self.engines.directory_feed() else { return };
+        let Some(settings) = graph.feed() else { return };
+        let (clock, holder) = (self.engines.clock(), Holder::from_bytes(self.engines.entropy().bytes()));
+        Follower { graph, roster, settings, clock, holder }.run(self.stop.clone()).await;
     }
 
     /// What tells how the fleet stands.

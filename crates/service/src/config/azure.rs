@@ -26,7 +26,7 @@ pub enum DirectoryEngine {
     /// In the database.
     Embedded,
     /// At Microsoft Graph.
-    Graph(graph::Settings),
+    Graph(Box<graph::Settings>),
 }
 
 /// How services of Azure are reached.
@@ -170,17 +170,45 @@ impl Sections {
                 "directory.keep_entries: must be 1 to 10000000",
             ),
             (!(1..=256).contains(&section.parallel), "directory.parallel: must be 1 to 256"),
+            (
+                !section.delta_every.0.is_zero() && section.delta_every.0 < Duration::from_secs(1)
+                    || section.delta_every.0 > Duration::from_hours(24),
+                "directory.delta_every: must be 0s, or 1s to 1d",
+            ),
+            (
+                section.delta_hold.0 <= self.azure.timeout.0
+                    || section.delta_hold.0 > Duration::from_hours(1),
+                "directory.delta_hold: must be more than azure.timeout, and at most 1h",
+            ),
+            (
+                !(Duration::from_millis(100)..=Duration::from_mins(5)).contains(&section.delta_look.0),
+                "directory.delta_look: must be 100ms to 5m",
+            ),
+            (
+                section.delta_late.0 <= section.delta_every.0,
+                "directory.delta_late: must be more than directory.delta_every",
+            ),
         ];
         problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        let feed = (!section.delta_every.0.is_zero()).then_some(graph::Feed {
+            every: section.delta_every.0,
+            hold: section.delta_hold.0,
+            look: section.delta_look.0,
+            late: section.delta_late.0,
+        });
         let keep = graph::Keep {
             known: section.keep.0,
             unknown: section.keep_unknown.0,
+            unfed: section.keep_unfed.0,
             uses: section.keep_uses,
             entries: section.keep_entries,
         };
         let (attempts, parallel) = (self.azure.attempts(), section.parallel);
         match url.into_iter().next().filter(|_| problems.is_empty()) {
-            Some(url) => Ok(DirectoryEngine::Graph(graph::Settings { url, attempts, parallel, keep })),
+            Some(url) => {
+                let settings = graph::Settings { url, attempts, parallel, keep, feed };
+                Ok(DirectoryEngine::Graph(Box::new(settings)))
+            }
             None => Err(problems),
         }
     }
@@ -337,6 +365,15 @@ mod tests {
             (format!("{good}[directory]\nengine = \"entra\"\n"), "directory.engine"),
             (format!("{good}[directory]\nengine = \"graph\"\nkeep = \"1h\"\n"), "trust.finding_max_age"),
             (format!("{good}[directory]\nengine = \"graph\"\nurl = \"http://g\"\n"), "directory.url"),
+            (
+                format!("{good}[directory]\nengine = \"graph\"\ndelta_every = \"10ms\"\n"),
+                "directory.delta_every",
+            ),
+            (
+                format!("{good}[directory]\nengine = \"graph\"\ndelta_every = \"1h\"\n"),
+                "directory.delta_late",
+            ),
+            (format!("{good}[directory]\nengine = \"graph\"\ndelta_hold = \"5s\"\n"), "directory.delta_hold"),
             (format!("{good}[azure]\nca = \"nowhere.pem\"\n"), "azure.ca"),
         ] {
             let error = load(&text).unwrap_err();
