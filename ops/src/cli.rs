@@ -172,6 +172,9 @@ pub(crate) enum Vault {
     Rekey,
     /// Open every version, and count them by master key.
     Verify,
+    /// With vault.engine = "key-vault": every version that the vaults have of a device, without values, and whether they are
+    /// becoming too many.
+    History(Which),
     /// With vault.engine = "envelope": wrap the master keys by the newest version of the key in Key Vault. Also the
     /// way there, from plain keys. May be repeated at any time.
     Wrap,

@@ -5,10 +5,14 @@
 //! version id. A put looks before it writes, and once more before it writes again: SDK retries are off, because they
 //! would not.
 //!
+//! A second secret, `lap-<device id>`, may hold a copy of the confirmed password for people (`copies.rs`).
+//!
 //! Which of several vaults a device's versions go to is computed from the device alone (`shards.rs`); where a version
 //! is stands in the ledger, as the vault's own id of it.
 
 mod calls;
+mod copies;
+mod inventory;
 mod names;
 mod shards;
 mod stored;
@@ -23,7 +27,9 @@ use futures_util::StreamExt as _;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
-use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
+use keyturn_ports::vault::{
+    BACKED_UP, ConfirmedCopy, Copies, Entry, HeldSecret, Inventory, NewVersion, Sought, Vault, VaultReader,
+};
 use keyturn_ports::{Error, Kind};
 use tracing::warn;
 
@@ -37,7 +43,7 @@ use crate::retry::Attempts;
 use crate::transport::{HttpsUrl, Reach};
 
 /// Versions of one secret above which an operator is told: Key Vault cannot back up more than 500.
-const MANY: usize = 450;
+const MANY: usize = BACKED_UP * 9 / 10;
 
 /// Hosts of Key Vault, whose challenges name a resource that their own name ends in.
 const AZURE: [&str; 3] = [".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net"];
@@ -227,5 +233,19 @@ impl Vault for KeyVault {
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {
         let putting = versions.into_iter().map(|one| self.0.put(one));
         futures_util::stream::iter(putting).buffered(self.0.parallel).collect().await
+    }
+}
+
+#[async_trait]
+impl Copies for KeyVault {
+    async fn copy(&self, copy: ConfirmedCopy) -> Result<bool, Error> {
+        self.0.copy(copy).await
+    }
+}
+
+#[async_trait]
+impl Inventory for KeyVault {
+    async fn inventory(&self, device: DeviceId) -> Result<Vec<HeldSecret>, Error> {
+        self.0.inventory(device).await
     }
 }

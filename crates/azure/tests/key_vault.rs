@@ -15,7 +15,9 @@ use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::password::Password;
 use keyturn_embedded::{Database, OpenOptions};
-use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault as _, VaultReader as _};
+use keyturn_ports::vault::{
+    ConfirmedCopy, Copies as _, Entry, Inventory as _, NewVersion, Sought, Tags, Vault as _, VaultReader as _,
+};
 use keyturn_ports::{Error, Kind};
 use keyturn_testkit::azure::identity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
@@ -326,4 +328,59 @@ async fn a_strange_host_has_to_be_allowed() {
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let error = KeyVault::open(&strict, &reach, &credential, Arc::new(AtOnce), &entropy).unwrap_err();
     assert!(error.to_string().contains("danger_unverified_challenge"), "{error}");
+}
+
+fn copy(of: u8, n: u8) -> ConfirmedCopy {
+    let NewVersion { version, lane, password, tags, .. } = minted(of, n);
+    ConfirmedCopy { version, lane, password, tags }
+}
+
+/// The copy is looked at before it is written, and what an unanswered call came to is told by what is there.
+#[tokio::test]
+async fn a_copy_is_written_once_whatever_became_of_the_answer() {
+    for fault in [
+        None,
+        Some(Fault::DoneInSilence),
+        Some(Fault::DoneThen500),
+        Some(Fault::DoneThenCut),
+        Some(Fault::Silence),
+        Some(Fault::Throttled(Some(0))),
+        Some(Fault::Unavailable),
+    ] {
+        let Fresh { fake, vault, .. } = Fresh::fresh().await;
+        fake.faults(Call::Set, fault.clone());
+        let name = format!("lap-{}", sample::device(1));
+        assert!(vault.copy(copy(1, 1)).await.unwrap(), "{fault:?}");
+        assert!(!vault.copy(copy(1, 1)).await.unwrap(), "it is there");
+        assert_eq!(fake.versions(&name).len(), 1, "{fault:?}");
+        assert!(vault.copy(copy(1, 2)).await.unwrap());
+        assert!(vault.copy(copy(1, 1)).await.unwrap(), "what is current counts, not what was there once");
+        assert_eq!(fake.current(&name).unwrap()["tags"]["version"], sample::version(1).to_string());
+    }
+}
+
+/// Both names, what others wrote, what they disabled, and a secret that was deleted.
+#[tokio::test]
+async fn the_inventory_tells_what_is_there_without_values() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    assert!(vault.inventory(sample::device(1)).await.unwrap().is_empty());
+    for n in 1..=30 {
+        vault.put(vec![minted(1, n)]).await.remove(0).unwrap();
+    }
+    vault.copy(copy(1, 30)).await.unwrap();
+    let held = vault.inventory(sample::device(1)).await.unwrap();
+    let [versions, copies] = &held[..] else { panic!("{held:?}") };
+    assert_eq!((versions.versions.len(), copies.versions.len()), (30, 1));
+    assert!(versions.is_home && versions.deleted == Some(false));
+    assert_eq!(copies.versions[0].version, Some(sample::version(30)));
+    let told = format!("{held:?}{}", serde_json::to_string(&held).unwrap());
+    for (_, value, _) in fake.versions(&versions.name) {
+        assert!(!told.contains(&value) && !told.contains("password"), "{told}");
+    }
+    fake.retag(&copies.name, "version", "<script>");
+    fake.delete(&versions.name);
+    let held = vault.inventory(sample::device(1)).await.unwrap();
+    assert_eq!((held[0].deleted, held[0].versions.len(), held[1].versions[0].version), (Some(true), 0, None));
+    fake.faults(Call::Other, [Fault::Forbidden(Some("ForbiddenByRbac"))]);
+    assert_eq!(vault.inventory(sample::device(1)).await.unwrap()[0].deleted, None, "not known");
 }

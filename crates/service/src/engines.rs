@@ -31,7 +31,7 @@ use keyturn_ports::rotations::Rotations;
 use keyturn_ports::shipping::Shipping;
 use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
-use keyturn_ports::vault::{Vault, VaultKeeper};
+use keyturn_ports::vault::{Copies, Inventory, Vault, VaultKeeper, VaultReader};
 use keyturn_ports::{Error, Kind};
 
 use crate::audited::Counted;
@@ -402,6 +402,17 @@ impl Engines {
             Some(vault) => Arc::new(vault.clone()),
             None => vault!(self, keys()?),
         })
+    }
+
+    /// The vault that keeps copies for people with plain tools; None if the vault is another one.
+    pub fn copies(&self) -> Option<(Arc<dyn VaultReader>, Arc<dyn Copies>)> {
+        let vault = Arc::new(self.key_vault.clone()?);
+        Some((Arc::clone(&vault) as _, vault))
+    }
+
+    /// The vault that tells what it has without values; None if the vault is the state's.
+    pub fn inventory(&self) -> Option<Arc<dyn Inventory>> {
+        self.key_vault.clone().map(|vault| Arc::new(vault) as _)
     }
 
     /// Whether the vault's master keys are ours to look after.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Ingress};
+use crate::copies::Copier;
 use crate::directory_feed::Follower;
 use crate::engines::Engines;
 use crate::fleet::{Clerk, Surveyor};
@@ -147,7 +148,18 @@ impl Host {
             surveyor: self.surveyor().leisurely(self.config.sections.retention.pause.0),
             every: self.config.sections.health.fleet_every.0,
         };
-        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()));
+        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()), self.keep_copies());
+    }
+
+    /// Copies confirmed passwords for people with plain vault tools, if that is asked for.
+    async fn keep_copies(&self) {
+        let (Some(settings), Some((vault, copies))) = (self.config.copies, self.engines.copies()) else {
+            return;
+        };
+        let (ledger, chores) = (self.engines.ledger_reader(), self.engines.chores());
+        let copier = Copier { ledger, vault, copies, chores, clock: self.engines.clock(), settings };
+        // On the heap: what it holds while it writes is much, and whoever waits for it waits for other things too.
+        Box::pin(copier.run(self.stop.clone())).await;
     }
 
     /// Reads what changes in the directory and forgets what was answered of it, until the process is to end: at once if

@@ -1,6 +1,7 @@
 //! `keyturn vault`: the master keys and what they seal.
 
 mod export;
+mod history;
 pub(super) mod open_export;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,
         Vault::Wrap => wrap(deployment).await,
+        Vault::History(which) => history::run(deployment, &which.device).await.map(|()| ExitCode::SUCCESS),
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
         Vault::Export(export) => export::run(deployment, export).await,
