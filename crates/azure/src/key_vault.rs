@@ -14,6 +14,7 @@ mod calls;
 mod copies;
 mod inventory;
 mod names;
+mod resettling;
 mod shards;
 mod stored;
 
@@ -28,7 +29,8 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_ports::vault::{
-    BACKED_UP, ConfirmedCopy, Copies, Entry, HeldSecret, Inventory, NewVersion, Sought, Vault, VaultReader,
+    Astray, BACKED_UP, ConfirmedCopy, Copies, Entry, HeldSecret, Inventory, NewVersion, Resettling, Sought,
+    Vault, VaultReader,
 };
 use keyturn_ports::{Error, Kind};
 use tracing::warn;
@@ -209,12 +211,17 @@ impl VaultReader for KeyVault {
     }
 
     async fn history(&self, device: DeviceId) -> Result<Vec<Entry>, Error> {
-        let name = versions_of(device);
-        let mut all = HashMap::new();
-        for shard in &self.0.shards {
+        let (name, home) = (versions_of(device), &self.0.home(device)?.url);
+        let mut all: HashMap<(LaneId, VersionId), Entry> = HashMap::new();
+        let mut shards: Vec<&Shard> = self.0.shards.iter().collect();
+        shards.sort_by_key(|shard| shard.url != *home);
+        for shard in shards {
             for listed in shard.versions(&name).await? {
                 let entry = shard.entry(&listed);
-                all.insert(entry.vault_ref.clone(), entry);
+                // One that was moved is the one at home, and as old as it ever was.
+                let made = entry.created;
+                let known = all.entry((entry.lane, entry.version)).or_insert(entry);
+                known.created = known.created.min(made);
             }
         }
         let mut all: Vec<Entry> = all.into_values().collect();
@@ -247,5 +254,20 @@ impl Copies for KeyVault {
 impl Inventory for KeyVault {
     async fn inventory(&self, device: DeviceId) -> Result<Vec<HeldSecret>, Error> {
         self.0.inventory(device).await
+    }
+}
+
+#[async_trait]
+impl Resettling for KeyVault {
+    async fn astray(&self, device: DeviceId) -> Result<Vec<Astray>, Error> {
+        self.0.astray(device).await
+    }
+
+    async fn bring_home(&self, device: DeviceId, entry: &Entry) -> Result<Entry, Error> {
+        self.0.bring_home(device, entry).await
+    }
+
+    async fn disable(&self, device: DeviceId, entry: &Entry) -> Result<(), Error> {
+        self.0.disable(device, entry).await
     }
 }

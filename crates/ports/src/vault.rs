@@ -134,6 +134,30 @@ pub trait Inventory: Send + Sync {
     async fn inventory(&self, device: DeviceId) -> Result<Vec<HeldSecret>, Error>;
 }
 
+/// A version that is not where new ones of its device go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Astray {
+    /// It.
+    pub entry: Entry,
+    /// The same version where it should be, if it is there as well.
+    pub home: Option<Entry>,
+}
+
+/// Several vaults over which devices are spread, each device by itself alone.
+#[async_trait]
+pub trait Resettling: Send + Sync {
+    /// Versions of a device that can be read in another vault than the one that new ones go to, oldest first.
+    async fn astray(&self, device: DeviceId) -> Result<Vec<Astray>, Error>;
+
+    /// Copies a version to where it should be, unless it is there, and reads it back. The old one stays. Of kind `Corrupt`
+    /// if it is not what it says it is; then nothing was written.
+    async fn bring_home(&self, device: DeviceId, entry: &Entry) -> Result<Entry, Error>;
+
+    /// Has nobody read an old version any more. Of kind `Corrupt`, and nothing is done, unless the same is where it should
+    /// be.
+    async fn disable(&self, device: DeviceId, entry: &Entry) -> Result<(), Error>;
+}
+
 /// A confirmed version, for people with plain vault tools.
 #[derive(Debug)]
 pub struct ConfirmedCopy {

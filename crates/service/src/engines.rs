@@ -31,7 +31,7 @@ use keyturn_ports::rotations::Rotations;
 use keyturn_ports::shipping::Shipping;
 use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
-use keyturn_ports::vault::{Copies, Inventory, Vault, VaultKeeper, VaultReader};
+use keyturn_ports::vault::{Copies, Inventory, Resettling, Vault, VaultKeeper, VaultReader};
 use keyturn_ports::{Error, Kind};
 
 use crate::audited::Counted;
@@ -412,6 +412,11 @@ impl Engines {
 
     /// The vault that tells what it has without values; None if the vault is the state's.
     pub fn inventory(&self) -> Option<Arc<dyn Inventory>> {
+        self.key_vault.clone().map(|vault| Arc::new(vault) as _)
+    }
+
+    /// The vaults over which devices are spread; None if the vault is the state's.
+    pub fn resettling(&self) -> Option<Arc<dyn Resettling>> {
         self.key_vault.clone().map(|vault| Arc::new(vault) as _)
     }
 

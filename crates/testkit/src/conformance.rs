@@ -142,6 +142,7 @@ macro_rules! conformance {
             forcing_reaches_open_lanes,
             closing_reaches_its_lane_alone,
             releasing_ends_holds,
+            a_version_is_relocated_from_where_it_was,
             keys_are_known_by_their_lanes,
         ]);
     };

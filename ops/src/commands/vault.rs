@@ -3,6 +3,7 @@
 mod export;
 mod history;
 pub(super) mod open_export;
+mod rebalance;
 
 use std::fs::File;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,
         Vault::Wrap => wrap(deployment).await,
+        Vault::Rebalance(command) => rebalance::run(deployment, command).await,
         Vault::History(which) => history::run(deployment, &which.device).await.map(|()| ExitCode::SUCCESS),
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,

@@ -196,3 +196,92 @@ async fn a_confirmed_password_is_copied_once_whoever_dies() {
     copied(&fake, &copy, |copy| copy["tags"]["version"] != "another").await;
     assert_eq!((fake.versions(&copy).len(), shown()), (3, password));
 }
+
+fn configure_two(
+    deployment: &Deployment,
+    (home, former): (&FakeKeyVault, Option<&FakeKeyVault>),
+    listen: std::net::SocketAddr,
+) {
+    configure(deployment, home, listen);
+    let Some(former) = former else { return };
+    fs::write(deployment.path("data/azure.pem"), format!("{}{}", home.server.ca, former.server.ca)).unwrap();
+    let config = fs::read_to_string(deployment.config()).unwrap();
+    let read = format!("[vault]\nread_urls = [\"{}\"]", former.server.url());
+    fs::write(deployment.config(), config.replace("[vault]", &read)).unwrap();
+}
+
+/// `keyturn vault rebalance`, killed when the vault has so many versions, or at its end.
+async fn rebalance_until(deployment: &Deployment, vault: &FakeKeyVault, versions: usize) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+    command.envs(deployment.variables.iter().cloned()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg("--config").arg(deployment.config());
+    let mut child = command.args(["vault", "rebalance", "--reason", "a new vault"]).spawn().unwrap();
+    let there = || vault.names().iter().map(|name| vault.versions(name).len()).sum::<usize>();
+    while there() < versions && child.try_wait().unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A vault is replaced by another. The command is killed after a write that was never answered, and again later; in the
+/// end every version is in the new vault once, and the old one is not needed any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_killed_anywhere_ends_with_every_version_at_home() {
+    let clock = Arc::new(SystemClock);
+    let (old, new) = (FakeKeyVault::start(clock.clone()).await, FakeKeyVault::start(clock).await);
+    let identity = ManagedIdentity::start().await;
+    let mut deployment = Deployment::init();
+    deployment.variables = identity.variables().to_vec();
+    let address = free_address();
+    configure(&deployment, &old, address);
+    let devices = [0, 1, 2].map(|number| install(&deployment, number, address));
+    let up = Up::start(&deployment);
+    for round in 0..2 {
+        for device in &devices {
+            run(device.agent()).await;
+            device.invariant_settled(&deployment);
+            if round == 0 {
+                deployment.ok(&["device", "rotate-now", &device.name, "--reason", "a second one"]);
+            }
+        }
+    }
+    drop(up);
+    let count =
+        |fake: &FakeKeyVault| fake.names().iter().map(|name| fake.versions(name).len()).collect::<Vec<_>>();
+    assert_eq!(count(&old), [2, 2, 2]);
+
+    configure_two(&deployment, (&new, Some(&old)), address);
+    let dry = deployment.ok(&["vault", "rebalance", "--dry-run"]);
+    assert!(dry.contains("6 versions of 3 devices would be moved") && new.names().is_empty(), "{dry}");
+    new.faults(Call::Set, [Fault::DoneInSilence]);
+    for versions in [1, 3, 4] {
+        rebalance_until(&deployment, &new, versions).await;
+    }
+    assert!(new.all_happened());
+    deployment.ok(&["vault", "rebalance", "--reason", "a new vault", "--max-rate", "6000"]);
+    assert_eq!(
+        (count(&new), count(&old)),
+        (vec![2, 2, 2], vec![2, 2, 2]),
+        "each once, and the old ones stay"
+    );
+    assert!(deployment.ok(&["vault", "rebalance", "--dry-run"]).contains("0 versions of 0 devices"));
+    let audit = deployment.ok(&["audit", "export", "--since", "2026-01-01T00:00:00Z"]);
+    assert!(audit.contains("VaultRebalanced") && audit.contains("a new vault"), "{audit}");
+
+    // The old ones are disabled, and then their vault is gone.
+    deployment.ok(&["vault", "rebalance", "--reason", "a new vault", "--disable-old"]);
+    assert!(old.names().iter().all(|name| old.current(name).is_none()), "nobody reads them there");
+    configure(&deployment, &new, address);
+    drop(old);
+    let _up = Up::start(&deployment);
+    for device in &devices {
+        device.invariant_settled(&deployment);
+        let history = deployment.ok(&["--output", "json", "device", "history", &device.name]);
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&history).unwrap().len(), 2);
+        deployment.ok(&["device", "rotate-now", &device.name, "--reason", "goes on"]);
+        run(device.agent()).await;
+        device.invariant_settled(&deployment);
+    }
+    assert_eq!(count(&new), [3, 3, 3]);
+}

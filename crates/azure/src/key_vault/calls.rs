@@ -48,7 +48,7 @@ pub(super) enum Written {
 impl Shard {
     /// A version under the port's names.
     pub(super) fn entry(&self, listed: &Listed) -> Entry {
-        let Listed { id, name, created, stored } = listed;
+        let Listed { id, name, created, stored, enabled: _ } = listed;
         let place = Place { vault: self.url.clone(), name: name.clone(), id: id.clone() };
         Entry { version: stored.version, lane: stored.lane, vault_ref: place.to_string(), created: *created }
     }
@@ -210,5 +210,6 @@ fn told_of(
     let seconds =
         about.and_then(|about| about.created).map_or(0, azure_core::time::OffsetDateTime::unix_timestamp);
     let created = UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
-    Some(Listed { id, name: name.to_owned(), created, stored })
+    let enabled = about.and_then(|about| about.enabled).unwrap_or(true);
+    Some(Listed { id, name: name.to_owned(), created, enabled, stored })
 }

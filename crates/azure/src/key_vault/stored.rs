@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use keyturn_domain::ids::{LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::vault::{ConfirmedCopy, NewVersion, Tags};
@@ -40,6 +40,8 @@ pub(super) struct Listed {
     /// The secret's name.
     pub(super) name: String,
     pub(super) created: UnixMillis,
+    /// Whether it can be read.
+    pub(super) enabled: bool,
     pub(super) stored: Stored,
 }
 
@@ -63,6 +65,18 @@ impl Stored {
         ]);
         tags.extend(self.labels.iter().flat_map(labels));
         tags
+    }
+
+    /// The same with the labels that are among tags.
+    pub(super) fn labelled(self, device: DeviceId, tags: &HashMap<String, String>) -> Self {
+        let tag = |name: &str| tags.get(name).cloned().unwrap_or_default();
+        let labels = Tags {
+            user_name: tag("UserName"),
+            device,
+            device_name: tag("DeviceName"),
+            serial_number: tag("SerialNumber"),
+        };
+        Self { labels: Some(labels), ..self }
     }
 
     /// What tags say, if they are of a version.
