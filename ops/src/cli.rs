@@ -13,7 +13,7 @@ use keyturn_domain::span::Span;
 
 pub(crate) use self::devices::{Device, Group, Reveal, RotateNow};
 pub(crate) use self::letters::{DeadLetters, Discard, Letters, Replay};
-pub(crate) use self::secrets::{Keys, Kind, OpenExport, Root, Vault, VaultExport};
+pub(crate) use self::secrets::{Keys, Kind, OpenExport, Root, Vault, VaultExport, VaultRebalance};
 pub(crate) use self::store::{Backup, Migrate, Restore};
 
 /// Rotates the local administrator password of every cloud-managed device.

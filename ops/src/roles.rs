@@ -135,13 +135,14 @@ impl Roles {
         let (validator, rotator, notifier) = (self.validator()?, self.rotator()?, self.notifier());
         let webhooks = self.webhooks()?;
         let shipping = self.host.shipping()?;
-        let [one, two, three, four, tending] = std::array::from_fn(|_| self.host.clone());
+        let [one, two, three, four, tending, following] = std::array::from_fn(|_| self.host.clone());
         Ok(vec![
             tokio::spawn(async move { one.work(QueueName::Requests, validator).await }),
             tokio::spawn(async move { two.work(QueueName::Findings, rotator).await }),
             tokio::spawn(async move { three.work(QueueName::Outcomes, notifier).await }),
             tokio::spawn(async move { four.work_on_alarms(webhooks).await }),
             tokio::spawn(async move { tending.tend().await }),
+            tokio::spawn(async move { following.follow_directory().await }),
             tokio::spawn(shipping),
         ])
     }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             Ok(Keys { nonces: keys.nonces()?, stamps: keys.stamps()?, findings: keys.findings()? })
         })?;
         let validator = Validator::new(settings, keys, engines.directory(), engines.clock());
-        host.work(QueueName::Requests, validator).await;
+        tokio::join!(host.work(QueueName::Requests, validator), host.follow_directory());
         Ok(())
     })
 }

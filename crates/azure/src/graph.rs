@@ -7,11 +7,14 @@
 //! /v1.0/devices(deviceId='<guid>')/checkMemberGroups` tells which of those groups it is in, directly or not, and nothing
 //! of other groups (learn.microsoft.com/graph/api/directoryobject-checkmembergroups).
 //!
+//! Devices are listed from a copy, the [`Roster`], which [`feed`] is read for.
+//!
 //! Answers are kept for a short while ([`Cache`]), with the time at which Graph gave them: the rotator judges their age.
 //! Who is throttled makes everybody in this process wait, whether or not Graph says for how long.
 
 mod answer;
 mod cache;
+pub mod feed;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +28,7 @@ use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::directory::{Answer, DeviceRecord, Directory, Listed, Membership};
+use keyturn_ports::roster::Roster;
 use keyturn_ports::{Error, Kind};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -45,7 +49,7 @@ const LISTING: &str = "listing devices of Microsoft Graph";
 const SELECT: &str = "deviceId,displayName,accountEnabled,trustType,alternativeSecurityIds,operatingSystem";
 
 /// The most bytes of an answer.
-const ANSWER_BYTES: usize = 1 << 20;
+const ANSWER_BYTES: usize = 4 << 20;
 /// Devices of one name.
 const NAMED: usize = 32;
 /// Groups of one call.
@@ -62,6 +66,21 @@ pub struct Settings {
     pub parallel: usize,
     /// For how long answers are kept.
     pub keep: Keep,
+    /// How the feed of changes is read, if it is.
+    pub feed: Option<Feed>,
+}
+
+/// How the feed of changes is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// How often a round is begun.
+    pub every: Duration,
+    /// For how long a process that reads has its turn, from one page to the next.
+    pub hold: Duration,
+    /// How often each process looks for what changed.
+    pub look: Duration,
+    /// After how long without a round that came to its end it is late.
+    pub late: Duration,
 }
 
 /// The directory.
@@ -77,6 +96,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     cache: Cache,
+    roster: Arc<dyn Roster>,
     /// Nobody calls before this.
     quiet_until: Mutex<Option<Instant>>,
 }
@@ -88,13 +108,33 @@ impl GraphDirectory {
         groups: BTreeSet<GroupId>,
         reach: &Reach,
         credential: Arc<dyn TokenCredential>,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
+        roster: Arc<dyn Roster>,
+        (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
     ) -> Result<Self, SetupError> {
         let client = reach.client(false)?;
-        let cache = Cache::new(settings.keep);
+        let settle = settings.feed.map(|feed| feed.late).unwrap_or_default();
+        let cache = Cache::new(settings.keep, settle, settings.feed.is_some());
         let quiet_until = Mutex::new(None);
-        Ok(Self(Arc::new(Inner { settings, groups, client, credential, clock, entropy, cache, quiet_until })))
+        let inner =
+            Inner { settings, groups, client, credential, clock, entropy, cache, roster, quiet_until };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// How the feed is read, if it is.
+    pub fn feed(&self) -> Option<Feed> {
+        self.0.settings.feed
+    }
+
+    /// Forgets what was answered about devices that changed, or, with none given, about all. A device that changed is
+    /// asked for anew, and for a while its answers are kept as if there were no feed, since one may come from a part of
+    /// the directory that does not have the change yet.
+    pub fn forget(&self, changed: Option<&[DeviceId]>) {
+        self.0.cache.forget(changed, self.0.clock.now());
+    }
+
+    /// Says whether the feed is up to date. While it is not, answers are kept as if there were none.
+    pub fn is_fed(&self, fed: bool) {
+        self.0.cache.is_fed(fed);
     }
 }
 
@@ -141,13 +181,17 @@ impl Inner {
 
     /// Gets an address or posts to it, as often as it takes.
     async fn ask(&self, url: &Url, body: Option<&str>, action: &'static str) -> Result<Vec<u8>, Error> {
+        self.attempt(url, body, action).await.map_err(|trouble| trouble.during(action))
+    }
+
+    async fn attempt(&self, url: &Url, body: Option<&str>, action: &'static str) -> Result<Vec<u8>, Trouble> {
         let mut made = 1;
         loop {
-            self.wait_for_quiet(action).await?;
+            self.wait_for_quiet(action).await.map_err(Trouble::Waits)?;
             let failure = match self.call(url, body).await {
                 Ok(body) => return Ok(body),
-                Err(Trouble::Strange(what)) => return Err(corrupt(action, what)),
                 Err(Trouble::Failed(failure)) => failure,
+                Err(other) => return Err(other),
             };
             let pause = self.settings.attempts.pause(made, &failure, &*self.entropy);
             if let Failure::Refused(Refused { status: status @ (429 | 503), retry_after, .. }) = failure {
@@ -155,7 +199,7 @@ impl Inner {
                 let told = retry_after.map(Duration::from_secs);
                 self.keep_quiet(told.or(pause).unwrap_or(self.settings.attempts.max_delay));
             }
-            let Some(pause) = pause else { return Err(told(&failure, action)) };
+            let Some(pause) = pause else { return Err(failure.into()) };
             tokio::time::sleep(pause).await;
             made += 1;
         }
@@ -237,6 +281,18 @@ enum Trouble {
     Failed(Failure),
     /// It was answered with something that is no answer of Graph.
     Strange(&'static str),
+    /// It was not made, since Graph wants to be left alone.
+    Waits(Error),
+}
+
+impl Trouble {
+    fn during(self, action: &'static str) -> Error {
+        match self {
+            Self::Failed(failure) => told(&failure, action),
+            Self::Strange(what) => corrupt(action, what),
+            Self::Waits(error) => error,
+        }
+    }
 }
 
 impl From<Failure> for Trouble {
@@ -270,10 +326,19 @@ impl Directory for GraphDirectory {
         futures_util::stream::iter(asking).buffered(self.0.settings.parallel.max(1)).collect().await
     }
 
-    /// Graph lists devices in no order of their ids, and so not in pages that follow an id.
-    async fn page(&self, _: Option<DeviceId>, _: usize) -> Result<Vec<Listed>, Error> {
-        let mend = "Microsoft Graph does not list devices by their ids; ask for one by name or id";
-        Err(Error::new(Kind::Denied, LISTING, mend))
+    /// Graph lists devices in no order of their ids: they are listed as its feed told them, without keys and groups.
+    async fn page(&self, after: Option<DeviceId>, limit: usize) -> Result<Vec<Listed>, Error> {
+        let roster = &self.0.roster;
+        if self.0.settings.feed.is_none() {
+            let mend = "directory.delta_every is 0s, so nobody reads which devices Microsoft Graph has";
+            return Err(Error::new(Kind::Denied, LISTING, mend));
+        }
+        // Half a reading must not pass for all there is.
+        if after.is_none() && roster.changed(u64::MAX, 0).await?.read.is_none() {
+            let mend = "what Microsoft Graph has was not read to its end yet; the validator, or `keyturn up`, does so";
+            return Err(Error::new(Kind::Unavailable, LISTING, mend));
+        }
+        roster.devices(after, limit).await
     }
 
     async fn named(&self, name: &str) -> Result<Vec<DeviceId>, Error> {

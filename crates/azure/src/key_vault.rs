@@ -5,11 +5,16 @@
 //! version id. A put looks before it writes, and once more before it writes again: SDK retries are off, because they
 //! would not.
 //!
+//! A second secret, `lap-<device id>`, may hold a copy of the confirmed password for people (`copies.rs`).
+//!
 //! Which of several vaults a device's versions go to is computed from the device alone (`shards.rs`); where a version
 //! is stands in the ledger, as the vault's own id of it.
 
 mod calls;
+mod copies;
+mod inventory;
 mod names;
+mod resettling;
 mod shards;
 mod stored;
 
@@ -23,7 +28,10 @@ use futures_util::StreamExt as _;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
-use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
+use keyturn_ports::vault::{
+    Astray, BACKED_UP, ConfirmedCopy, Copies, Entry, HeldSecret, Inventory, NewVersion, Resettling, Sought,
+    Vault, VaultReader,
+};
 use keyturn_ports::{Error, Kind};
 use tracing::warn;
 
@@ -37,7 +45,7 @@ use crate::retry::Attempts;
 use crate::transport::{HttpsUrl, Reach};
 
 /// Versions of one secret above which an operator is told: Key Vault cannot back up more than 500.
-const MANY: usize = 450;
+const MANY: usize = BACKED_UP * 9 / 10;
 
 /// Hosts of Key Vault, whose challenges name a resource that their own name ends in.
 const AZURE: [&str; 3] = [".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net"];
@@ -203,12 +211,17 @@ impl VaultReader for KeyVault {
     }
 
     async fn history(&self, device: DeviceId) -> Result<Vec<Entry>, Error> {
-        let name = versions_of(device);
-        let mut all = HashMap::new();
-        for shard in &self.0.shards {
+        let (name, home) = (versions_of(device), &self.0.home(device)?.url);
+        let mut all: HashMap<(LaneId, VersionId), Entry> = HashMap::new();
+        let mut shards: Vec<&Shard> = self.0.shards.iter().collect();
+        shards.sort_by_key(|shard| shard.url != *home);
+        for shard in shards {
             for listed in shard.versions(&name).await? {
                 let entry = shard.entry(&listed);
-                all.insert(entry.vault_ref.clone(), entry);
+                // One that was moved is the one at home, and as old as it ever was.
+                let made = entry.created;
+                let known = all.entry((entry.lane, entry.version)).or_insert(entry);
+                known.created = known.created.min(made);
             }
         }
         let mut all: Vec<Entry> = all.into_values().collect();
@@ -227,5 +240,34 @@ impl Vault for KeyVault {
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>> {
         let putting = versions.into_iter().map(|one| self.0.put(one));
         futures_util::stream::iter(putting).buffered(self.0.parallel).collect().await
+    }
+}
+
+#[async_trait]
+impl Copies for KeyVault {
+    async fn copy(&self, copy: ConfirmedCopy) -> Result<bool, Error> {
+        self.0.copy(copy).await
+    }
+}
+
+#[async_trait]
+impl Inventory for KeyVault {
+    async fn inventory(&self, device: DeviceId) -> Result<Vec<HeldSecret>, Error> {
+        self.0.inventory(device).await
+    }
+}
+
+#[async_trait]
+impl Resettling for KeyVault {
+    async fn astray(&self, device: DeviceId) -> Result<Vec<Astray>, Error> {
+        self.0.astray(device).await
+    }
+
+    async fn bring_home(&self, device: DeviceId, entry: &Entry) -> Result<Entry, Error> {
+        self.0.bring_home(device, entry).await
+    }
+
+    async fn disable(&self, device: DeviceId, entry: &Entry) -> Result<(), Error> {
+        self.0.disable(device, entry).await
     }
 }

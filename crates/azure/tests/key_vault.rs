@@ -15,7 +15,10 @@ use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::password::Password;
 use keyturn_embedded::{Database, OpenOptions};
-use keyturn_ports::vault::{Entry, NewVersion, Sought, Tags, Vault as _, VaultReader as _};
+use keyturn_ports::vault::{
+    ConfirmedCopy, Copies as _, Entry, Inventory as _, NewVersion, Resettling as _, Sought, Tags, Vault as _,
+    VaultReader as _,
+};
 use keyturn_ports::{Error, Kind};
 use keyturn_testkit::azure::identity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
@@ -326,4 +329,125 @@ async fn a_strange_host_has_to_be_allowed() {
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let error = KeyVault::open(&strict, &reach, &credential, Arc::new(AtOnce), &entropy).unwrap_err();
     assert!(error.to_string().contains("danger_unverified_challenge"), "{error}");
+}
+
+fn copy(of: u8, n: u8) -> ConfirmedCopy {
+    let NewVersion { version, lane, password, tags, .. } = minted(of, n);
+    ConfirmedCopy { version, lane, password, tags }
+}
+
+/// The copy is looked at before it is written, and what an unanswered call came to is told by what is there.
+#[tokio::test]
+async fn a_copy_is_written_once_whatever_became_of_the_answer() {
+    for fault in [
+        None,
+        Some(Fault::DoneInSilence),
+        Some(Fault::DoneThen500),
+        Some(Fault::DoneThenCut),
+        Some(Fault::Silence),
+        Some(Fault::Throttled(Some(0))),
+        Some(Fault::Unavailable),
+    ] {
+        let Fresh { fake, vault, .. } = Fresh::fresh().await;
+        fake.faults(Call::Set, fault.clone());
+        let name = format!("lap-{}", sample::device(1));
+        assert!(vault.copy(copy(1, 1)).await.unwrap(), "{fault:?}");
+        assert!(!vault.copy(copy(1, 1)).await.unwrap(), "it is there");
+        assert_eq!(fake.versions(&name).len(), 1, "{fault:?}");
+        assert!(vault.copy(copy(1, 2)).await.unwrap());
+        assert!(vault.copy(copy(1, 1)).await.unwrap(), "what is current counts, not what was there once");
+        assert_eq!(fake.current(&name).unwrap()["tags"]["version"], sample::version(1).to_string());
+    }
+}
+
+/// Both names, what others wrote, what they disabled, and a secret that was deleted.
+#[tokio::test]
+async fn the_inventory_tells_what_is_there_without_values() {
+    let Fresh { fake, vault, .. } = Fresh::fresh().await;
+    assert!(vault.inventory(sample::device(1)).await.unwrap().is_empty());
+    for n in 1..=30 {
+        vault.put(vec![minted(1, n)]).await.remove(0).unwrap();
+    }
+    vault.copy(copy(1, 30)).await.unwrap();
+    let held = vault.inventory(sample::device(1)).await.unwrap();
+    let [versions, copies] = &held[..] else { panic!("{held:?}") };
+    assert_eq!((versions.versions.len(), copies.versions.len()), (30, 1));
+    assert!(versions.is_home && versions.deleted == Some(false));
+    assert_eq!(copies.versions[0].version, Some(sample::version(30)));
+    let told = format!("{held:?}{}", serde_json::to_string(&held).unwrap());
+    for (_, value, _) in fake.versions(&versions.name) {
+        assert!(!told.contains(&value) && !told.contains("password"), "{told}");
+    }
+    fake.retag(&copies.name, "version", "<script>");
+    fake.delete(&versions.name);
+    let held = vault.inventory(sample::device(1)).await.unwrap();
+    assert_eq!((held[0].deleted, held[0].versions.len(), held[1].versions[0].version), (Some(true), 0, None));
+    fake.faults(Call::Other, [Fault::Forbidden(Some("ForbiddenByRbac"))]);
+    assert_eq!(vault.inventory(sample::device(1)).await.unwrap()[0].deleted, None, "not known");
+}
+
+/// A version is copied as it is, once whatever became of the answer, and its old place is given up last.
+#[tokio::test]
+async fn a_version_is_brought_home_as_it_is() {
+    for fault in [None, Some(Fault::DoneInSilence), Some(Fault::DoneThenCut), Some(Fault::Silence)] {
+        let Fresh { fake: old, vault, clock } = Fresh::fresh().await;
+        let new = FakeKeyVault::start(Arc::new(clock.clone())).await;
+        let device = sample::device(1);
+        vault.put(vec![minted(1, 1)]).await.remove(0).unwrap();
+        clock.advance(Duration::from_hours(1));
+        vault.put(vec![minted(1, 2)]).await.remove(0).unwrap();
+        let made: Vec<_> = vault.history(device).await.unwrap().iter().map(|entry| entry.created).collect();
+
+        let both = Settings { read_urls: vec![old.server.url().parse().unwrap()], ..settings(&[&new]) };
+        let vault = open(&[&old, &new], &both);
+        clock.advance(Duration::from_hours(1));
+        let astray = vault.astray(device).await.unwrap();
+        assert_eq!(
+            astray.iter().map(|one| one.entry.version).collect::<Vec<_>>(),
+            [1, 2].map(sample::version)
+        );
+        assert!(astray.iter().all(|one| one.home.is_none()));
+        let first = &astray[0].entry;
+        assert_eq!(vault.disable(device, first).await.unwrap_err().kind(), Kind::Corrupt, "not at home yet");
+
+        new.faults(Call::Set, fault.clone());
+        let home = vault.bring_home(device, first).await.unwrap();
+        assert_eq!(vault.bring_home(device, first).await.unwrap(), home, "{fault:?}");
+        let name = new.names().remove(0);
+        let (was, is) = (old.versions(&name), new.versions(&name));
+        let was = was.iter().find(|(_, _, tags)| tags["version"] == sample::version(1).to_string()).unwrap();
+        assert_eq!((is.len(), &is[0].1, &is[0].2), (1, &was.1, &was.2), "{fault:?}");
+        assert!(vault.read(first.lane, first.version, &home.vault_ref).await.unwrap().is_some());
+
+        vault.disable(device, first).await.unwrap();
+        vault.disable(device, first).await.unwrap_err();
+        assert_eq!(vault.astray(device).await.unwrap().len(), 1, "what is disabled is not moved again");
+        let after: Vec<_> = vault.history(device).await.unwrap().iter().map(|entry| entry.created).collect();
+        assert_eq!(after, made, "each once, and as old as it was");
+    }
+}
+
+/// Whoever may set secrets may set tags: what is not what they say is not moved, and nothing is disabled for it.
+#[tokio::test]
+async fn a_version_under_false_tags_stays_where_it_is() {
+    let Fresh { fake: old, vault, clock } = Fresh::fresh().await;
+    let new = FakeKeyVault::start(Arc::new(clock)).await;
+    let device = sample::device(1);
+    vault.put(vec![minted(1, 1)]).await.remove(0).unwrap();
+    let both = Settings { read_urls: vec![old.server.url().parse().unwrap()], ..settings(&[&new]) };
+    let vault = open(&[&old, &new], &both);
+    let name = old.names().remove(0);
+    old.retag(&name, "version", &sample::version(9).to_string());
+    let entry = vault.astray(device).await.unwrap().remove(0).entry;
+    assert_eq!(vault.bring_home(device, &entry).await.unwrap_err().kind(), Kind::Corrupt);
+    assert!(new.names().is_empty());
+
+    // A value at home that is another's: the same tags do not make it the same version.
+    old.retag(&name, "version", &sample::version(1).to_string());
+    let entry = vault.astray(device).await.unwrap().remove(0).entry;
+    let forged = NewVersion { password: Password::new("another".to_owned()), ..minted(1, 1) };
+    vault.put(vec![forged]).await.remove(0).unwrap();
+    assert_eq!(vault.bring_home(device, &entry).await.unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(vault.disable(device, &entry).await.unwrap_err().kind(), Kind::Corrupt);
+    assert!(old.current(&name).is_some(), "it can be read");
 }

@@ -197,6 +197,8 @@ guid_ids! {
     DeviceId, "device id";
     /// A group in the directory: the object id of an Entra group.
     GroupId, "group id";
+    /// An object of the directory, whatever it is: its own id, by which a device that was deleted is told.
+    ObjectId, "object id";
 }
 
 fn guid_bytes(text: &str) -> Option<[u8; 16]> {

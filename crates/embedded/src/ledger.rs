@@ -106,6 +106,15 @@ impl LedgerOperator for Database {
         self.change_lanes(device, Command::Hold { until }).await
     }
 
+    async fn relocate(&self, version: VersionId, from: &str, to: &str) -> Result<bool, Error> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        let relocate = move |batch: &mut Batch<'_>| {
+            let sql = "UPDATE issued SET vault_ref = ?3 WHERE version = ?1 AND vault_ref = ?2";
+            Ok(batch.execute(sql, (version.as_bytes(), &from, &to))? > 0)
+        };
+        self.write("noting where a version is", Durability::Told, relocate).await
+    }
+
     async fn release(&self, device: DeviceId) -> Result<usize, Error> {
         self.change_lanes(device, Command::Release).await
     }

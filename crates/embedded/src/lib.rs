@@ -38,6 +38,7 @@ mod upkeep;
 mod audit;
 mod chores;
 mod directory;
+mod roster;
 mod shipping;
 
 mod turns;

@@ -16,7 +16,7 @@ use crate::open::{OpenError, Use};
 pub(crate) const APPLICATION_ID: i32 = 0x4b54_524e;
 
 /// Each makes a file one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0002_known_keys.sql"),
     include_str!("schema/0003_rotation_jobs.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("schema/0006_departure.sql"),
     include_str!("schema/0007_shipped.sql"),
     include_str!("schema/0008_turns.sql"),
+    include_str!("schema/0009_roster.sql"),
 ];
 
 /// What the migrations leave in `compatible_from`: the oldest schema whose releases may use a file of this one.

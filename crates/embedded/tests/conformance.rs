@@ -72,6 +72,7 @@ conformance!(results, Fresh<Database>);
 conformance!(rotations, Fresh<Database>);
 conformance!(turns, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
+conformance!(roster, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
 conformance!(shipping, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

@@ -57,6 +57,8 @@ pub enum Action {
     AuditAnchored,
     /// The passwords that devices may have were exported, sealed to an offline key.
     VaultExported,
+    /// Versions of a device were moved to the vault that new ones go to.
+    VaultRebalanced,
     /// The state began to move to another engine, or that was undone.
     StoreMoved,
 }

@@ -10,6 +10,8 @@ use crate::Error;
 pub enum Chore {
     /// Comparing directory and ledger, device by device.
     FleetReport,
+    /// Copying confirmed passwords to where plain vault tools find them.
+    ConfirmedCopies,
 }
 
 impl Chore {
@@ -17,6 +19,7 @@ impl Chore {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::FleetReport => "fleet_report",
+            Self::ConfirmedCopies => "confirmed_copies",
         }
     }
 }

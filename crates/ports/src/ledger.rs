@@ -221,4 +221,8 @@ pub trait LedgerOperator: Send + Sync {
 
     /// Ends the holds of the device. Returns how many lanes were held.
     async fn release(&self, device: DeviceId) -> Result<usize, Error>;
+
+    /// Says that the vault keeps a version at `to`, if it was said to be at `from`, both in the vault's own words. Returns
+    /// whether it was.
+    async fn relocate(&self, version: VersionId, from: &str, to: &str) -> Result<bool, Error>;
 }

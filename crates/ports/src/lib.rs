@@ -18,6 +18,7 @@ pub mod results;
 pub mod rotations;
 
 pub mod directory;
+pub mod roster;
 pub mod turns;
 pub mod upkeep;
 pub mod vault;

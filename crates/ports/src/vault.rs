@@ -87,6 +87,99 @@ pub trait Vault: VaultReader {
     async fn put(&self, versions: Vec<NewVersion>) -> Vec<Result<Entry, Error>>;
 }
 
+/// The most versions of a secret that Key Vault backs up
+/// (learn.microsoft.com/azure/key-vault/general/backup).
+pub const BACKED_UP: usize = 500;
+
+/// A secret of a device in a vault of secrets, without values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldSecret {
+    /// The vault.
+    pub vault: String,
+    /// The secret's name.
+    pub name: String,
+    /// Whether new versions of the device go to this vault.
+    pub is_home: bool,
+    /// Whether it was deleted and can be recovered; none if that may not be asked.
+    pub deleted: Option<bool>,
+    /// Its versions, the newest first, whoever wrote them.
+    pub versions: Vec<HeldVersion>,
+}
+
+/// A version of such a secret. What is said by tags may be said by anybody who may set secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldVersion {
+    /// The vault's own id of it.
+    pub id: String,
+    /// When it was written.
+    pub made: UnixMillis,
+    /// Whether it can be read.
+    pub enabled: bool,
+    /// When it cannot be read any more, if there is such a time.
+    pub ends: Option<UnixMillis>,
+    /// The version, by its tags; none if it is not one of Keyturn.
+    pub version: Option<VersionId>,
+    /// Its lane, by its tags.
+    pub lane: Option<LaneId>,
+    /// The message it was made for, by its tags.
+    pub request: Option<RequestId>,
+    /// The account, by its tags.
+    pub account: String,
+}
+
+/// A vault of secrets that people look at too.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// What it has of a device, without values.
+    async fn inventory(&self, device: DeviceId) -> Result<Vec<HeldSecret>, Error>;
+}
+
+/// A version that is not where new ones of its device go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Astray {
+    /// It.
+    pub entry: Entry,
+    /// The same version where it should be, if it is there as well.
+    pub home: Option<Entry>,
+}
+
+/// Several vaults over which devices are spread, each device by itself alone.
+#[async_trait]
+pub trait Resettling: Send + Sync {
+    /// Versions of a device that can be read in another vault than the one that new ones go to, oldest first.
+    async fn astray(&self, device: DeviceId) -> Result<Vec<Astray>, Error>;
+
+    /// Copies a version to where it should be, unless it is there, and reads it back. The old one stays. Of kind `Corrupt`
+    /// if it is not what it says it is; then nothing was written.
+    async fn bring_home(&self, device: DeviceId, entry: &Entry) -> Result<Entry, Error>;
+
+    /// Has nobody read an old version any more. Of kind `Corrupt`, and nothing is done, unless the same is where it should
+    /// be.
+    async fn disable(&self, device: DeviceId, entry: &Entry) -> Result<(), Error>;
+}
+
+/// A confirmed version, for people with plain vault tools.
+#[derive(Debug)]
+pub struct ConfirmedCopy {
+    /// The version.
+    pub version: VersionId,
+    /// Its lane.
+    pub lane: LaneId,
+    /// Its password.
+    pub password: Password,
+    /// What is shown beside it; it names the device.
+    pub tags: Tags,
+}
+
+/// A vault that keeps a copy of each device's confirmed password under a second name. Nothing is ever read from it but by
+/// people.
+#[async_trait]
+pub trait Copies: Send + Sync {
+    /// Makes the copy of a device this one, unless it is already. Returns whether it was written. It was there when this
+    /// returns; what others set since is met by the next call.
+    async fn copy(&self, copy: ConfirmedCopy) -> Result<bool, Error>;
+}
+
 /// How many versions are sealed under which master key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Census {

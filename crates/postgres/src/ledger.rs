@@ -16,8 +16,9 @@ use keyturn_ports::Error;
 use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerOperator, LedgerReader, Loaded, Wanted};
 use sha2::{Digest as _, Sha256};
 
-use crate::database::Database;
+use crate::database::{Database, Mode, Param};
 use crate::epoch::{GENERATION, Generation};
+use crate::rows;
 
 #[async_trait]
 impl LedgerReader for Database {
@@ -84,6 +85,17 @@ impl LedgerOperator for Database {
 
     async fn hold(&self, device: DeviceId, until: UnixMillis) -> Result<usize, Error> {
         self.change_lanes(device, Command::Hold { until }).await
+    }
+
+    async fn relocate(&self, version: VersionId, from: &str, to: &str) -> Result<bool, Error> {
+        let (version, from, to) = (version.as_bytes().as_slice(), rows::text(from), rows::text(to));
+        let params: [Param<'_>; 3] = [&version, &from, &to];
+        let sql = "UPDATE issued SET vault_ref = $3 WHERE version = $1 AND vault_ref = $2 RETURNING 1";
+        self.retrying("noting where a version is", async || {
+            let moved = self.at_once(Mode::Told, &[(sql, &params)]).await?;
+            Ok(moved.iter().flatten().next().is_some())
+        })
+        .await
     }
 
     async fn release(&self, device: DeviceId) -> Result<usize, Error> {

@@ -39,6 +39,7 @@ mod results;
 mod audit;
 mod chores;
 mod directory;
+mod roster;
 mod shipping;
 
 mod turns;

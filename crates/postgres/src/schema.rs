@@ -12,12 +12,13 @@ use tokio_postgres::error::SqlState;
 use crate::failure::Failure;
 
 /// Each makes a database one schema newer; the number of the schema is how many were applied.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0002_chores.sql"),
     include_str!("schema/0003_arrival.sql"),
     include_str!("schema/0004_shipped.sql"),
     include_str!("schema/0005_turns.sql"),
+    include_str!("schema/0006_roster.sql"),
 ];
 
 /// What the migrations leave in `compatible_from`: the oldest schema whose releases may use a database of this one.

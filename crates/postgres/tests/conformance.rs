@@ -74,6 +74,7 @@ conformance!(rotations, Fresh<Database>);
 conformance!(turns, Fresh<Database>);
 conformance!(results, Fresh<Database>);
 conformance!(directory, Fresh<Database>);
+conformance!(roster, Fresh<Database>);
 conformance!(audit, Fresh<Database>);
 conformance!(shipping, Fresh<Database>);
 conformance!(vault, Fresh<SealedVault>);

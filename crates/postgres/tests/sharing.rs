@@ -83,7 +83,7 @@ fn many_may_open_a_new_database_at_once() {
             opened.join().unwrap().unwrap();
         }
     });
-    assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'schema'"), "5");
+    assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'schema'"), "6");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
-pub use self::azure::{AzureAccess, DirectoryEngine, VaultEngine};
+pub use self::azure::{AzureAccess, CopySettings, DirectoryEngine, VaultEngine};
 pub use self::logs::LogShipping;
 pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
 pub use self::sections::{
@@ -63,6 +63,8 @@ pub struct Config {
     pub alarm_workers: WorkerSettings,
     /// Where versions are kept.
     pub vault: VaultEngine,
+    /// How confirmed passwords are copied for people with plain vault tools, if they are.
+    pub copies: Option<CopySettings>,
     /// Where devices are looked up.
     pub directory: DirectoryEngine,
     /// How services of Azure are reached, if one is used.
@@ -198,6 +200,7 @@ impl Sections {
                 alarms,
                 queues,
                 vault,
+                copies: self.copies(),
                 directory,
                 azure,
                 traces,

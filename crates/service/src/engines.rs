@@ -26,12 +26,13 @@ use keyturn_ports::intake::Intake;
 use keyturn_ports::ledger::{Ledger, LedgerOperator, LedgerReader};
 use keyturn_ports::queue::{Backlog, Queue, QueueName};
 use keyturn_ports::results::{ResultReader, ResultWriter};
+use keyturn_ports::roster::Roster;
 use keyturn_ports::rotations::Rotations;
 use keyturn_ports::schema::Schema;
 use keyturn_ports::shipping::Shipping;
 use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
-use keyturn_ports::vault::{Vault, VaultKeeper};
+use keyturn_ports::vault::{Copies, Inventory, Resettling, Vault, VaultKeeper, VaultReader};
 use keyturn_ports::{Error, Kind};
 
 use crate::audited::Counted;
@@ -223,7 +224,12 @@ impl Engines {
             State::Embedded(database) => Arc::new(database.clone()),
             State::Postgres(database) => Arc::new(database.clone()),
         };
-        let (key_vault, graph) = (key_vault(config, turns, &entropy)?, graph(config, &clock, &entropy)?);
+        let roster: Arc<dyn Roster> = match &state {
+            State::Embedded(database) => Arc::new(database.clone()),
+            State::Postgres(database) => Arc::new(database.clone()),
+        };
+        let (key_vault, graph) =
+            (key_vault(config, turns, &entropy)?, graph(config, roster, &clock, &entropy)?);
         Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
     }
 
@@ -319,6 +325,12 @@ impl Engines {
         }
     }
 
+    /// What reads the feed of changes of the directory, and where it is filed; None if there is no feed.
+    pub fn directory_feed(&self) -> Option<(GraphDirectory, Arc<dyn Roster>)> {
+        let graph = self.graph.clone().filter(|graph| graph.feed().is_some())?;
+        Some((graph, port!(self)))
+    }
+
     /// The directory's own commands, if it is the state's; None if the directory is another one.
     pub fn directory_admin(&self) -> Option<Arc<dyn DirectoryAdmin>> {
         if self.graph.is_some() {
@@ -401,6 +413,22 @@ impl Engines {
         })
     }
 
+    /// The vault that keeps copies for people with plain tools; None if the vault is another one.
+    pub fn copies(&self) -> Option<(Arc<dyn VaultReader>, Arc<dyn Copies>)> {
+        let vault = Arc::new(self.key_vault.clone()?);
+        Some((Arc::clone(&vault) as _, vault))
+    }
+
+    /// The vault that tells what it has without values; None if the vault is the state's.
+    pub fn inventory(&self) -> Option<Arc<dyn Inventory>> {
+        self.key_vault.clone().map(|vault| Arc::new(vault) as _)
+    }
+
+    /// The vaults over which devices are spread; None if the vault is the state's.
+    pub fn resettling(&self) -> Option<Arc<dyn Resettling>> {
+        self.key_vault.clone().map(|vault| Arc::new(vault) as _)
+    }
+
     /// Whether the vault's master keys are ours to look after.
     pub fn seals_its_vault(&self) -> bool {
         self.key_vault.is_none()
@@ -432,6 +460,7 @@ fn key_vault(
 
 fn graph(
     config: &Config,
+    roster: Arc<dyn Roster>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Option<GraphDirectory>, SetupError> {
@@ -440,6 +469,6 @@ fn graph(
     };
     let credential = azure.credential.open(&azure.reach)?;
     let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
-    let (settings, groups) = (settings.clone(), config.policies.directory_groups());
-    GraphDirectory::open(settings, groups, &azure.reach, credential, clock, entropy).map(Some)
+    let (settings, groups) = ((**settings).clone(), config.policies.directory_groups());
+    GraphDirectory::open(settings, groups, &azure.reach, credential, roster, (clock, entropy)).map(Some)
 }

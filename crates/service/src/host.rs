@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Ingress};
+use crate::copies::Copier;
+use crate::directory_feed::Follower;
 use crate::engines::Engines;
 use crate::fleet::{Clerk, Surveyor};
 use crate::health::Waits;
@@ -146,7 +148,27 @@ impl Host {
             surveyor: self.surveyor().leisurely(self.config.sections.retention.pause.0),
             every: self.config.sections.health.fleet_every.0,
         };
-        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()));
+        tokio::join!(tender.run(self.stop.clone()), census.run(self.stop.clone()), self.keep_copies());
+    }
+
+    /// Copies confirmed passwords for people with plain vault tools, if that is asked for.
+    async fn keep_copies(&self) {
+        let (Some(settings), Some((vault, copies))) = (self.config.copies, self.engines.copies()) else {
+            return;
+        };
+        let (ledger, chores) = (self.engines.ledger_reader(), self.engines.chores());
+        let copier = Copier { ledger, vault, copies, chores, clock: self.engines.clock(), settings };
+        // On the heap: what it holds while it writes is much, and whoever waits for it waits for other things too.
+        Box::pin(copier.run(self.stop.clone())).await;
+    }
+
+    /// Reads what changes in the directory and forgets what was answered of it, until the process is to end: at once if
+    /// the directory has no feed. Of several processes that do this one reads.
+    pub async fn follow_directory(&self) {
+        let Some((graph, roster)) = self.engines.directory_feed() else { return };
+        let Some(settings) = graph.feed() else { return };
+        let (clock, holder) = (self.engines.clock(), Holder::from_bytes(self.engines.entropy().bytes()));
+        Follower { graph, roster, settings, clock, holder }.run(self.stop.clone()).await;
     }
 
     /// What tells how the fleet stands.

@@ -8,6 +8,8 @@
 mod audited;
 pub mod backups;
 pub mod config;
+mod copies;
+mod directory_feed;
 pub mod engines;
 pub mod fleet;
 pub mod keys;

@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod letter_jobs;
 pub mod queue;
 pub mod results;
+pub mod roster;
 pub mod rotations;
 pub mod sample;
 pub mod shipping;
@@ -141,6 +142,7 @@ macro_rules! conformance {
             forcing_reaches_open_lanes,
             closing_reaches_its_lane_alone,
             releasing_ends_holds,
+            a_version_is_relocated_from_where_it_was,
             keys_are_known_by_their_lanes,
         ]);
     };
@@ -211,6 +213,16 @@ macro_rules! conformance {
             a_cursor_moves_forward_from_where_it_is,
             streams_are_apart,
             what_was_not_shipped_stays,
+        ]);
+    };
+    (roster, $subject:ty) => {
+        $crate::conformance!(@cases roster, $subject, [
+            a_round_is_filed_page_by_page,
+            one_reads_at_a_time_and_another_goes_on,
+            what_was_filed_is_not_filed_again,
+            a_round_from_the_beginning_ends_in_what_was_seen,
+            what_changed_is_told_by_its_step,
+            a_device_with_two_objects_is_told_as_such,
         ]);
     };
     (turns, $subject:ty) => {

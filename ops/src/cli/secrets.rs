@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::devices::Which;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
     /// List the keys: which one is in use, which one is to come, which one was replaced.
@@ -63,6 +65,11 @@ pub(crate) enum Vault {
     Rekey,
     /// Open every version, and count them by master key.
     Verify,
+    /// With vault.engine = "key-vault": what the vaults have of a device, without values, and whether it is too much.
+    History(Which),
+    /// With vault.engine = "key-vault": bring every version to the vault that new ones of its device go to, after
+    /// vault.urls was changed. May be stopped and repeated at any time.
+    Rebalance(VaultRebalance),
     /// With vault.engine = "envelope": wrap the master keys by the newest version of the key in Key Vault. Also the
     /// way there, from plain keys. May be repeated at any time.
     Wrap,
@@ -84,6 +91,22 @@ pub(crate) enum Vault {
     Export(VaultExport),
     /// Show what an export holds. Needs the file and the key's secret half, and no deployment.
     OpenExport(OpenExport),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VaultRebalance {
+    /// Why, for the audit.
+    #[arg(long, required_unless_present = "dry_run")]
+    pub(crate) reason: Option<String>,
+    /// Tell how many versions would be moved, and move none.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Versions written per minute at most; rotations take their turns from the same vault.
+    #[arg(long, value_name = "PER_MINUTE")]
+    pub(crate) max_rate: Option<std::num::NonZeroU32>,
+    /// Also disable the old ones, each after the same was read at home. Only when every process has the new addresses.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) disable_old: bool,
 }
 
 #[derive(Debug, Args)]

@@ -77,6 +77,7 @@ fn word(action: Action) -> &'static str {
         Action::RotationHeld => "rotation held",
         Action::AuditAnchored => "audit anchored",
         Action::VaultExported => "vault exported",
+        Action::VaultRebalanced => "vault rebalanced",
         Action::StoreMoved => "store moved",
     }
 }

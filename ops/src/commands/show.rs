@@ -25,8 +25,9 @@ const TIMELINE: usize = 20;
 pub(super) async fn list(deployment: &Deployment) -> Result<()> {
     let ledger = deployment.engines.ledger_reader();
     let (mut rows, mut after) = (Vec::new(), None);
+    let listed = lists(deployment).await?;
     loop {
-        let page = page(deployment, after).await?;
+        let page = page(deployment, listed, after).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|listed| listed.id);
         for listed in page {
@@ -43,10 +44,22 @@ pub(super) async fn list(deployment: &Deployment) -> Result<()> {
     output::table(deployment.output, ["NAME", "DEVICE", "ENABLED", "PASSWORD"], cells, &rows)
 }
 
-/// A page of the directory; of one that does not list devices by id, those that ever rotated.
-async fn page(deployment: &Deployment, after: Option<DeviceId>) -> Result<Vec<Listed>> {
+/// Whether the directory lists its devices: one elsewhere does once its feed was read.
+async fn lists(deployment: &Deployment) -> Result<bool> {
+    match deployment.engines.directory().page(None, 1).await {
+        Ok(_) => Ok(true),
+        Err(error) if deployment.engines.directory_admin().is_some() => Err(error.into()),
+        Err(error) => {
+            eprintln!("Devices that ever rotated, and no others: {error}");
+            Ok(false)
+        }
+    }
+}
+
+/// A page of the directory, or else of the devices that ever rotated.
+async fn page(deployment: &Deployment, listed: bool, after: Option<DeviceId>) -> Result<Vec<Listed>> {
     let directory = deployment.engines.directory();
-    if deployment.engines.directory_admin().is_some() {
+    if listed {
         return Ok(directory.page(after, PAGE).await?);
     }
     let ids = deployment.engines.ledger_reader().devices(after, PAGE).await?;

@@ -1,7 +1,9 @@
 //! `keyturn vault`: the master keys and what they seal.
 
 mod export;
+mod history;
 pub(super) mod open_export;
+mod rebalance;
 
 use std::fs::File;
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
         Vault::Rekey => rekey(deployment).await,
         Vault::Verify => verify(deployment).await,
         Vault::Wrap => wrap(deployment).await,
+        Vault::Rebalance(command) => rebalance::run(deployment, command).await,
+        Vault::History(which) => history::run(deployment, &which.device).await.map(|()| ExitCode::SUCCESS),
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
         Vault::Export(export) => export::run(deployment, export).await,

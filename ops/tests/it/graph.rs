@@ -10,26 +10,37 @@ use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
 use keyturn_testkit::azure::graph::{FakeGraph, Fault};
 use keyturn_testkit::azure::identity::ManagedIdentity;
+use keyturn_testkit::conformance::sample;
 use serde_json::Value;
 
 use crate::deployment::{Deployment, text};
 use crate::key_vault::Up;
-use crate::processes::{Device, free_address, install, run};
+use crate::processes::{Device, Role, build, free_address, install, run};
 
 struct Site {
     deployment: Deployment,
     fake: FakeGraph,
     device: Device,
     _identity: ManagedIdentity,
-    _up: Up,
+    _up: Option<Up>,
 }
 
-fn configure(deployment: &Deployment, fake: &FakeGraph, listen: SocketAddr) {
+/// Nothing of the feed, and no answer is kept.
+const ASKED_EACH_TIME: &str = "keep = \"0s\"\nkeep_unknown = \"0s\"\ndelta_every = \"0s\"\n";
+
+/// Answers are kept for minutes, whatever becomes of the feed.
+const KEPT: &str = "keep = \"9m\"\nkeep_unknown = \"9m\"\nkeep_unfed = \"9m\"\nkeep_uses = 1000\n";
+
+/// The feed is read each second, and another process goes on after two.
+const FED: &str = "delta_every = \"1s\"\ndelta_hold = \"3s\"\ndelta_look = \"100ms\"\n";
+
+fn configure(deployment: &Deployment, fake: &FakeGraph, listen: SocketAddr, directory: &str) {
     fs::write(deployment.path("data/azure.pem"), &fake.server.ca).unwrap();
     deployment.configure(&format!(
         "[ingress]\nlisten = \"{listen}\"\n[health]\nall = \"off\"\n\
          [workers]\nfirst_delay = \"20ms\"\nmax_delay = \"50ms\"\nmax_deliveries = 3\n\
-         [directory]\nengine = \"graph\"\nurl = \"{}\"\nkeep = \"0s\"\nkeep_unknown = \"0s\"\n[azure]\nca = \"azure.pem\"\n",
+         [directory]\nengine = \"graph\"\nurl = \"{}\"\n{directory}\
+         [azure]\nca = \"azure.pem\"\ntimeout = \"2s\"\n",
         fake.server.url()
     ));
 }
@@ -40,8 +51,20 @@ impl Site {
         Self::start_with("", |_| {}).await
     }
 
+    /// The same with other settings of the directory.
+    async fn start_as(directory: &str) -> Self {
+        let site = Self::prepare(directory, "", |_| {}).await;
+        Self { _up: Some(Up::start(&site.deployment)), ..site }
+    }
+
     /// The same, with policies, and a change to the record.
     async fn start_with(policies: &str, change: impl Fn(&mut DeviceRecord)) -> Self {
+        let site = Self::prepare(ASKED_EACH_TIME, policies, change).await;
+        Self { _up: Some(Up::start(&site.deployment)), ..site }
+    }
+
+    /// The deployment without its processes.
+    async fn prepare(directory: &str, policies: &str, change: impl Fn(&mut DeviceRecord)) -> Self {
         let (fake, identity) = (FakeGraph::start().await, ManagedIdentity::start().await);
         let mut deployment = Deployment::init();
         let address = free_address();
@@ -54,16 +77,43 @@ impl Site {
         }
         drop(engines);
         deployment.variables = identity.variables().to_vec();
-        configure(&deployment, &fake, address);
+        configure(&deployment, &fake, address, directory);
         let text = fs::read_to_string(deployment.config()).unwrap();
         fs::write(deployment.config(), format!("{text}{policies}")).unwrap();
-        let up = Up::start(&deployment);
-        Self { deployment, fake, device, _identity: identity, _up: up }
+        Self { deployment, fake, device, _identity: identity, _up: None }
     }
 
     fn versions(&self) -> usize {
         let history = self.deployment.ok(&["--output", "json", "device", "history", &self.device.name]);
         serde_json::from_str::<Vec<Value>>(&history).unwrap().len()
+    }
+
+    fn disable(&self) {
+        self.fake.change(|device| device["accountEnabled"] = false.into());
+    }
+
+    /// Has a rotation asked for, and asks once. Returns how many versions there are then.
+    async fn asked_to_rotate(&self) -> usize {
+        self.deployment.ok(&["device", "rotate-now", &self.device.name, "--reason", "test"]);
+        // It may be refused.
+        drop(self.device.agent_waiting(Duration::from_secs(3)).once().await);
+        self.versions()
+    }
+
+    /// What `keyturn fleet --list` says, once it says this of the device with this name.
+    async fn fleet_says(&self, name: &str, state: Option<&str>) -> Vec<Value> {
+        let mut seen = String::new();
+        for _ in 0..200 {
+            let told = self.deployment.keyturn(&["--output", "json", "fleet", "--list"]);
+            seen = text(&if told.status.success() { told.stdout } else { told.stderr });
+            let devices: Vec<Value> = serde_json::from_str(&seen).unwrap_or_default();
+            let one = devices.iter().find(|device| device["name"] == name);
+            if !devices.is_empty() && one.map(|one| one["state"].as_str().unwrap()) == state {
+                return devices;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name} is not {state:?}: {seen}");
     }
 
     /// Asks until the server is up and a version is set.
@@ -166,4 +216,90 @@ async fn a_page_that_is_no_json_makes_a_dead_letter_and_no_version() {
     site.fake.always(None);
     assert_eq!(site.versions(), 0);
     site.rotated().await;
+}
+
+fn stranger(n: u8, name: &str) -> DeviceRecord {
+    DeviceRecord {
+        device_id: sample::device(n),
+        display_name: Some(name.to_owned()),
+        account_enabled: Some(true),
+        trust_type: Some("AzureAd".to_owned()),
+        alternative_security_ids: Vec::new(),
+        operating_system: None,
+        groups: Some([].into()),
+    }
+}
+
+/// What the next test stands on: an answer that is kept lets a disabled device rotate, where no feed is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_feed_a_kept_answer_is_used_to_its_end() {
+    let site = Site::start_as(&format!("{KEPT}delta_every = \"0s\"\n")).await;
+    site.rotated().await;
+    site.disable();
+    assert_eq!(site.asked_to_rotate().await, 2);
+    assert_eq!(site.fake.feed_calls(), 0);
+    let fleet = site.deployment.keyturn(&["fleet"]);
+    assert!(text(&fleet.stderr).contains("directory.delta_every"), "{}", text(&fleet.stderr));
+}
+
+/// Two validators, either of which may be the one that reads, and one of which is killed: what is disabled, deleted and
+/// new in Graph is known to the other within the feed's interval, although answers are kept for minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_feed_tells_reaches_every_process() {
+    build();
+    let site = Site::prepare(&format!("{KEPT}{FED}"), "", |_| {}).await;
+    site.fake.feed_pages_of(2);
+    for (n, name) in [(1, "KIOSK-1"), (2, "KIOSK-2"), (3, "KIOSK-3")] {
+        site.fake.add(&stranger(n, name));
+    }
+    let _others = ["ingress", "rotator", "notifier"].map(|name| Role::start(name, &site.deployment));
+    let mut validators = [(); 2].map(|()| Some(Role::start("validator", &site.deployment)));
+    site.rotated().await;
+    let fleet = site.fleet_says(&site.device.name, Some("confirmed")).await;
+    assert_eq!(fleet.len(), 4, "{fleet:?}");
+    assert_eq!(fleet.iter().filter(|device| device["state"] == "never_escrowed").count(), 3, "{fleet:?}");
+    let doctor = text(&site.deployment.keyturn(&["doctor"]).stdout);
+    assert!(doctor.contains("directory feed 4 devices, as of"), "{doctor}");
+
+    for turn in [0, 1] {
+        // Each in its turn alone, so that both have forgotten and both have read.
+        validators[turn] = None;
+        site.fake.change(|device| device["accountEnabled"] = true.into());
+        site.listed_as(true).await;
+        let versions = site.versions();
+        while site.asked_to_rotate().await == versions {}
+        site.disable();
+        site.listed_as(false).await;
+        let versions = site.versions();
+        assert_eq!(site.asked_to_rotate().await, versions, "it is disabled");
+        validators[turn] = Some(Role::start("validator", &site.deployment));
+    }
+
+    site.fake.delete(|device| device["displayName"] == "KIOSK-2");
+    site.fleet_says("KIOSK-2", None).await;
+    // A place that has expired: everything is read again, and what came meanwhile is there.
+    site.fake.expire_feed();
+    site.fake.add(&stranger(4, "KIOSK-4"));
+    site.fake.delete(|device| device["displayName"] == "KIOSK-3");
+    let fleet = site.fleet_says("KIOSK-4", Some("never_escrowed")).await;
+    assert_eq!(fleet.len(), 3, "{fleet:?}");
+    assert!(fleet.iter().all(|device| device["name"] != "KIOSK-3"), "{fleet:?}");
+}
+
+impl Site {
+    /// Waits until `device list` says whether the device is enabled, and for as long as processes take to look.
+    async fn listed_as(&self, enabled: bool) {
+        let wanted = if enabled { "yes" } else { "no" };
+        for _ in 0..200 {
+            let list: Vec<Value> =
+                serde_json::from_str(&self.deployment.ok(&["--output", "json", "device", "list"])).unwrap();
+            let one = list.iter().find(|device| device["name"] == self.device.name.as_str());
+            if one.is_some_and(|one| one["enabled"] == wanted) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the device is not listed as {wanted}");
+    }
 }

@@ -211,11 +211,16 @@ fn told(text: &str, into: &mut BTreeMap<String, (String, BTreeSet<BTreeSet<Strin
 }
 
 /// What only happens when something is slow, is old, or goes wrong: the tests of the code that counts it see to it.
-const RARE: [&str; 12] = [
+const RARE: [&str; 17] = [
     "keyturn_alarm_deliveries_total",
     "keyturn_alarms_total",
     // Only beside a queue on Azure.
     "keyturn_dead_letters_adopted_total",
+    // Only where the directory has a feed.
+    "keyturn_directory_changes_total",
+    "keyturn_directory_feed_failures_total",
+    "keyturn_directory_feed_read_timestamp_seconds",
+    "keyturn_directory_feed_restarts_total",
     "keyturn_keys_reloaded_total",
     "keyturn_lease_renewals_total",
     // The test of shipping has an Azure Monitor.
@@ -227,6 +232,8 @@ const RARE: [&str; 12] = [
     // The test of tracing has a collector.
     "keyturn_spans_dropped_total",
     "keyturn_spans_exported_total",
+    // Only on Key Vault.
+    "keyturn_vault_copies_total",
 ];
 
 /// Four processes, two devices of which one is disabled, a look at a password, and a request that nobody understands.

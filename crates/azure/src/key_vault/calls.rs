@@ -24,10 +24,10 @@ use crate::transport::HttpsUrl;
 
 pub(super) const READING: &str = "reading a password version from Key Vault";
 pub(super) const STORING: &str = "storing a password version in Key Vault";
-const LISTING: &str = "listing password versions in Key Vault";
+pub(super) const LISTING: &str = "listing password versions in Key Vault";
 
 /// Pages of a list that are read: at 25 versions each, forty years of one a week and more than can be backed up.
-const PAGES: usize = 100;
+pub(super) const PAGES: usize = 100;
 
 /// One vault.
 pub(super) struct Shard {
@@ -48,7 +48,7 @@ pub(super) enum Written {
 impl Shard {
     /// A version under the port's names.
     pub(super) fn entry(&self, listed: &Listed) -> Entry {
-        let Listed { id, name, created, stored } = listed;
+        let Listed { id, name, created, stored, enabled: _ } = listed;
         let place = Place { vault: self.url.clone(), name: name.clone(), id: id.clone() };
         Entry { version: stored.version, lane: stored.lane, vault_ref: place.to_string(), created: *created }
     }
@@ -136,7 +136,7 @@ impl Shard {
     }
 
     /// Makes a call that changes nothing, until it goes well or there is no hope.
-    async fn again<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
+    pub(super) async fn again<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = azure_core::Result<T>>,
     {
@@ -144,7 +144,7 @@ impl Shard {
     }
 
     /// A failure in words that an operator can act on.
-    fn told(&self, failure: &Failure, action: &'static str) -> Error {
+    pub(super) fn told(&self, failure: &Failure, action: &'static str) -> Error {
         let Failure::Refused(Refused { status, code, .. }) = failure else {
             return Error::new(failure.during(action).kind(), action, format!("{}: {failure}", self.url));
         };
@@ -182,7 +182,7 @@ impl Shard {
 }
 
 /// Counts it if the vault throttles.
-fn noted(failure: Failure) -> Failure {
+pub(super) fn noted(failure: Failure) -> Failure {
     if let Failure::Refused(Refused { status, .. }) = &failure {
         count_throttle("key_vault", *status);
     }
@@ -210,5 +210,6 @@ fn told_of(
     let seconds =
         about.and_then(|about| about.created).map_or(0, azure_core::time::OffsetDateTime::unix_timestamp);
     let created = UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
-    Some(Listed { id, name: name.to_owned(), created, stored })
+    let enabled = about.and_then(|about| about.enabled).unwrap_or(true);
+    Some(Listed { id, name: name.to_owned(), created, enabled, stored })
 }

@@ -12,6 +12,11 @@ pub(super) fn versions_of(device: DeviceId) -> String {
     format!("lap-{device}-next")
 }
 
+/// The secret whose current version is what people with plain tools look at.
+pub(super) fn copy_of(device: DeviceId) -> String {
+    format!("lap-{device}")
+}
+
 /// Where a version is: the id that Key Vault gives it, `https://<vault>/secrets/<name>/<32 hexadecimal digits>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {

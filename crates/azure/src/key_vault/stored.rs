@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use keyturn_domain::ids::{LaneId, RequestId, VersionId};
+use keyturn_domain::ids::{DeviceId, LaneId, RequestId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::vault::{NewVersion, Tags};
+use keyturn_ports::vault::{ConfirmedCopy, NewVersion, Tags};
 use keyturn_ports::{Error, Kind};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -40,6 +40,8 @@ pub(super) struct Listed {
     /// The secret's name.
     pub(super) name: String,
     pub(super) created: UnixMillis,
+    /// Whether it can be read.
+    pub(super) enabled: bool,
     pub(super) stored: Stored,
 }
 
@@ -61,17 +63,20 @@ impl Stored {
             ("version".to_owned(), self.version.to_string()),
             ("lane".to_owned(), self.lane.to_string()),
         ]);
-        if let Some(Tags { user_name, device, device_name, serial_number }) = &self.labels {
-            let labels = [
-                ("UserName", user_name.clone()),
-                ("AzureADDeviceID", device.to_string()),
-                ("DeviceName", device_name.clone()),
-                ("SerialNumber", serial_number.clone()),
-            ];
-            let short = |text: String| text.chars().take(TAG_CHARS).collect();
-            tags.extend(labels.map(|(name, text)| (name.to_owned(), short(text))));
-        }
+        tags.extend(self.labels.iter().flat_map(labels));
         tags
+    }
+
+    /// The same with the labels that are among tags.
+    pub(super) fn labelled(self, device: DeviceId, tags: &HashMap<String, String>) -> Self {
+        let tag = |name: &str| tags.get(name).cloned().unwrap_or_default();
+        let labels = Tags {
+            user_name: tag("UserName"),
+            device,
+            device_name: tag("DeviceName"),
+            serial_number: tag("SerialNumber"),
+        };
+        Self { labels: Some(labels), ..self }
     }
 
     /// What tags say, if they are of a version.
@@ -112,6 +117,34 @@ pub(super) fn value(version: &NewVersion) -> Result<Zeroizing<String>, Error> {
         return Err(Error::new(Kind::Corrupt, STORING, problem));
     }
     Ok(text)
+}
+
+/// The value of a copy: the password as it is.
+pub(super) fn plain(password: &Password) -> Zeroizing<String> {
+    Zeroizing::new(password.expose().to_owned())
+}
+
+/// The tags of a copy. CloudLAPS's names are its own.
+pub(super) fn copy_tags(copy: &ConfirmedCopy) -> HashMap<String, String> {
+    let mut tags = labels(&copy.tags);
+    let ours = [
+        ("version", copy.version.to_string()),
+        ("lane", copy.lane.to_string()),
+        ("state", "confirmed".to_owned()),
+    ];
+    tags.extend(ours.map(|(name, text)| (name.to_owned(), text)));
+    tags
+}
+
+fn labels(Tags { user_name, device, device_name, serial_number }: &Tags) -> HashMap<String, String> {
+    let labels = [
+        ("UserName", user_name.clone()),
+        ("AzureADDeviceID", device.to_string()),
+        ("DeviceName", device_name.clone()),
+        ("SerialNumber", serial_number.clone()),
+    ];
+    let short = |text: String| text.chars().take(TAG_CHARS).collect();
+    labels.map(|(name, text)| (name.to_owned(), short(text))).into()
 }
 
 /// The password in a value, if it is this version's. Denied if it was made for another lane.

@@ -20,13 +20,24 @@ pub enum VaultEngine {
     KeyVault(key_vault::Settings, Limit),
 }
 
+/// How confirmed passwords are copied for people with plain vault tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopySettings {
+    /// How often it is looked for what is to be copied, and how long a process has its turn.
+    pub every: Duration,
+    /// How often every copy is looked at.
+    pub sweep: Duration,
+    /// Copies that are looked at at once.
+    pub parallel: usize,
+}
+
 /// Where devices are looked up.
 #[derive(Clone, Debug)]
 pub enum DirectoryEngine {
     /// In the database.
     Embedded,
     /// At Microsoft Graph.
-    Graph(graph::Settings),
+    Graph(Box<graph::Settings>),
 }
 
 /// How services of Azure are reached.
@@ -53,6 +64,9 @@ impl Sections {
     /// Where versions are kept; or what is wrong, each with its key.
     pub(super) fn vault_engine(&self) -> Result<VaultEngine, Vec<String>> {
         let (section, mut problems) = (&self.vault, Vec::new());
+        if section.confirmed_copy && section.engine != "key-vault" {
+            problems.push("vault.confirmed_copy: it goes with vault.engine = \"key-vault\"".to_owned());
+        }
         match section.engine.as_str() {
             "key-vault" | "envelope" | "embedded"
                 if section.engine != "envelope"
@@ -62,6 +76,7 @@ impl Sections {
                     "vault.wrapping_key, vault.former_wrapping_keys: they go with vault.engine = \"envelope\"".to_owned(),
                 );
             }
+            "embedded" | "envelope" if !problems.is_empty() => {}
             "embedded" if section.urls.is_empty() && section.read_urls.is_empty() => {
                 return Ok(VaultEngine::Embedded);
             }
@@ -75,9 +90,28 @@ impl Sections {
         }
         let urls = origins("vault.urls", &section.urls, &mut problems);
         let read_urls = origins("vault.read_urls", &section.read_urls, &mut problems);
+        if urls.is_empty() {
+            let problem = "vault.urls: vault.engine = \"key-vault\" needs at least one address";
+            problems.push(problem.to_owned());
+        }
+        problems.extend(self.key_vault_bounds());
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let settings = key_vault::Settings {
+            urls,
+            read_urls,
+            danger_unverified_challenge: section.danger_unverified_challenge,
+            attempts: self.azure.attempts(),
+            parallel: section.parallel,
+        };
+        Ok(VaultEngine::KeyVault(settings, self.creations()))
+    }
+
+    fn key_vault_bounds(&self) -> Vec<String> {
+        let section = &self.vault;
         let minute = Duration::from_mins(1);
         let rules = [
-            (urls.is_empty(), "vault.urls: vault.engine = \"key-vault\" needs at least one address"),
             (
                 !(2..=3000).contains(&section.creations),
                 "vault.creations: must be 2 to 3000; Key Vault takes 300 in 10 seconds",
@@ -93,19 +127,26 @@ impl Sections {
             (!(1..=300).contains(&section.creations_lease), "vault.creations_lease: must be 1 to 300"),
             (section.turn_patience.0 > minute, "vault.turn_patience: must be at most 1m"),
             (!(1..=256).contains(&section.parallel), "vault.parallel: must be 1 to 256"),
+            (
+                !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&section.copy_every.0),
+                "vault.copy_every: must be 1s to 1h",
+            ),
+            (
+                section.copy_sweep_every.0 < section.copy_every.0,
+                "vault.copy_sweep_every: must be at least vault.copy_every",
+            ),
         ];
-        problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let settings = key_vault::Settings {
-            urls,
-            read_urls,
-            danger_unverified_challenge: section.danger_unverified_challenge,
-            attempts: self.azure.attempts(),
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()).collect()
+    }
+
+    /// How confirmed passwords are copied, if they are.
+    pub(super) fn copies(&self) -> Option<CopySettings> {
+        let section = &self.vault;
+        (section.confirmed_copy && section.engine == "key-vault").then_some(CopySettings {
+            every: section.copy_every.0,
+            sweep: section.copy_sweep_every.0,
             parallel: section.parallel,
-        };
-        Ok(VaultEngine::KeyVault(settings, self.creations()))
+        })
     }
 
     fn creations(&self) -> Limit {
@@ -170,17 +211,45 @@ impl Sections {
                 "directory.keep_entries: must be 1 to 10000000",
             ),
             (!(1..=256).contains(&section.parallel), "directory.parallel: must be 1 to 256"),
+            (
+                !section.delta_every.0.is_zero() && section.delta_every.0 < Duration::from_secs(1)
+                    || section.delta_every.0 > Duration::from_hours(24),
+                "directory.delta_every: must be 0s, or 1s to 1d",
+            ),
+            (
+                section.delta_hold.0 <= self.azure.timeout.0
+                    || section.delta_hold.0 > Duration::from_hours(1),
+                "directory.delta_hold: must be more than azure.timeout, and at most 1h",
+            ),
+            (
+                !(Duration::from_millis(100)..=Duration::from_mins(5)).contains(&section.delta_look.0),
+                "directory.delta_look: must be 100ms to 5m",
+            ),
+            (
+                section.delta_late.0 <= section.delta_every.0,
+                "directory.delta_late: must be more than directory.delta_every",
+            ),
         ];
         problems.extend(rules.into_iter().filter(|(broken, _)| *broken).map(|(_, text)| text.to_owned()));
+        let feed = (!section.delta_every.0.is_zero()).then_some(graph::Feed {
+            every: section.delta_every.0,
+            hold: section.delta_hold.0,
+            look: section.delta_look.0,
+            late: section.delta_late.0,
+        });
         let keep = graph::Keep {
             known: section.keep.0,
             unknown: section.keep_unknown.0,
+            unfed: section.keep_unfed.0,
             uses: section.keep_uses,
             entries: section.keep_entries,
         };
         let (attempts, parallel) = (self.azure.attempts(), section.parallel);
         match url.into_iter().next().filter(|_| problems.is_empty()) {
-            Some(url) => Ok(DirectoryEngine::Graph(graph::Settings { url, attempts, parallel, keep })),
+            Some(url) => {
+                let settings = graph::Settings { url, attempts, parallel, keep, feed };
+                Ok(DirectoryEngine::Graph(Box::new(settings)))
+            }
             None => Err(problems),
         }
     }
@@ -328,6 +397,12 @@ mod tests {
             (format!("{ENVELOPE}urls = [\"https://a.b\"]\n"), "they go with"),
             (format!("{good}wrapping_key = \"{KEY}\"\n"), "they go with vault.engine = \"envelope\""),
             (format!("{good}creations = 1\n"), "vault.creations:"),
+            (format!("{good}copy_every = \"0s\"\n"), "vault.copy_every"),
+            (format!("{good}copy_sweep_every = \"1s\"\n"), "vault.copy_sweep_every"),
+            (
+                "[deployment]\nname = \"a\"\n[vault]\nconfirmed_copy = true\n".to_owned(),
+                "vault.confirmed_copy",
+            ),
             (format!("{good}creations_slack = \"10s\"\n"), "vault.creations_slack"),
             (format!("{good}[azure.credential]\nkind = \"client-secret\"\n"), "secret_file"),
             (format!("{good}[azure.credential]\nsecret = \"x\"\n"), "unknown field `secret`"),
@@ -337,6 +412,15 @@ mod tests {
             (format!("{good}[directory]\nengine = \"entra\"\n"), "directory.engine"),
             (format!("{good}[directory]\nengine = \"graph\"\nkeep = \"1h\"\n"), "trust.finding_max_age"),
             (format!("{good}[directory]\nengine = \"graph\"\nurl = \"http://g\"\n"), "directory.url"),
+            (
+                format!("{good}[directory]\nengine = \"graph\"\ndelta_every = \"10ms\"\n"),
+                "directory.delta_every",
+            ),
+            (
+                format!("{good}[directory]\nengine = \"graph\"\ndelta_every = \"1h\"\n"),
+                "directory.delta_late",
+            ),
+            (format!("{good}[directory]\nengine = \"graph\"\ndelta_hold = \"5s\"\n"), "directory.delta_hold"),
             (format!("{good}[azure]\nca = \"nowhere.pem\"\n"), "azure.ca"),
         ] {
             let error = load(&text).unwrap_err();

@@ -225,6 +225,16 @@ pub struct Vault {
     /// Calls to Key Vault made at once for one batch of messages.
     #[config(default = 16)]
     pub parallel: usize,
+    /// Whether the confirmed password of each device is copied to `lap-<device id>`, for people with plain tools. It costs a
+    /// second creation for each rotation, so half as many devices rotate in the same time.
+    #[config(default = false)]
+    pub confirmed_copy: bool,
+    /// How often it is looked for what is to be copied, by one process of the deployment.
+    #[config(default = "30s")]
+    pub copy_every: Span,
+    /// How often every copy is compared with what the ledger says.
+    #[config(default = "1d")]
+    pub copy_sweep_every: Span,
     /// For "envelope": the RSA key that wraps, `https://VAULT.vault.azure.net/keys/NAME`, without a version.
     pub wrapping_key: Option<String>,
     /// Keys that wrapped before this one, and unwrap until `keyturn vault wrap` was run.

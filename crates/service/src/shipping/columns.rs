@@ -193,6 +193,7 @@ fn word(action: Action) -> &'static str {
         Action::RotationHeld => "RotationHeld",
         Action::AuditAnchored => "AuditAnchored",
         Action::VaultExported => "VaultExported",
+        Action::VaultRebalanced => "VaultRebalanced",
         Action::StoreMoved => "StoreMoved",
         Action::KeysChanged => "KeysChanged",
         Action::VaultRecovered => "VaultRecovered",

@@ -1,7 +1,7 @@
-//! A fake of the two things that are asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
+//! A fake of what is asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
 //! `displayName` (<https://learn.microsoft.com/graph/api/device-list>), and `POST
 //! /v1.0/devices(deviceId='…')/checkMemberGroups`
-//! (<https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups>).
+//! (<https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups>). Its feed of changes is in [`delta`].
 
 #![expect(
     clippy::expect_used,
@@ -9,6 +9,8 @@
     clippy::indexing_slicing,
     reason = "what a test stands on fails by panicking"
 )]
+
+mod delta;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use keyturn_ports::directory::DeviceRecord;
 use serde_json::{Map, Value, json};
 
+use self::delta::{Delta, Told};
 use super::https::HttpsServer;
 use super::identity;
 
@@ -55,6 +58,9 @@ struct Shared {
     faults: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     calls: Mutex<usize>,
+    delta: Delta,
+    feed_faults: Mutex<VecDeque<Fault>>,
+    feed_calls: Mutex<usize>,
 }
 
 impl FakeGraph {
@@ -76,7 +82,44 @@ impl FakeGraph {
         // Capitals, as GUIDs may come.
         let id = record.device_id.to_string().to_ascii_uppercase();
         value["deviceId"] = json!(id);
-        self.shared.devices.lock().expect("nobody panicked").push(value);
+        let mut devices = self.shared.devices.lock().expect("nobody panicked");
+        value["id"] = json!(object_id(devices.len()));
+        devices.push(value);
+    }
+
+    /// Deletes the devices of which this is true.
+    pub fn delete(&self, which: impl Fn(&Value) -> bool) {
+        self.shared.devices.lock().expect("nobody panicked").retain(|device| !which(device));
+    }
+
+    /// The feed of changes has pages of so many objects.
+    pub fn feed_pages_of(&self, objects: usize) {
+        self.shared.delta.page_size(objects);
+    }
+
+    /// The feed tells the first object of each page again on the next one.
+    pub fn feed_replays(&self) {
+        self.shared.delta.replays();
+    }
+
+    /// The links of the feed lead to another host, until told otherwise.
+    pub fn feed_leads_to(&self, origin: Option<String>) {
+        self.shared.delta.leads_to(origin);
+    }
+
+    /// All places of the feed that were given out expire.
+    pub fn expire_feed(&self) {
+        self.shared.delta.expire();
+    }
+
+    /// The next calls of the feed go wrong, one each.
+    pub fn feed_faults(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.shared.feed_faults.lock().expect("nobody panicked").extend(faults);
+    }
+
+    /// How many calls of the feed came in with a token.
+    pub fn feed_calls(&self) -> usize {
+        *self.shared.feed_calls.lock().expect("nobody panicked")
     }
 
     /// Changes every record.
@@ -87,11 +130,14 @@ impl FakeGraph {
     /// Adds a second record of every device.
     pub fn duplicate(&self) {
         let mut devices = self.shared.devices.lock().expect("nobody panicked");
-        let twins = devices.clone();
+        let mut twins = devices.clone();
+        for (twin, number) in twins.iter_mut().zip(devices.len()..) {
+            twin["id"] = json!(object_id(number));
+        }
         devices.extend(twins);
     }
 
-    /// The next calls go wrong, one each.
+    /// The next calls that are not the feed's go wrong, one each.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.shared.faults.lock().expect("nobody panicked").extend(faults);
     }
@@ -107,10 +153,15 @@ impl FakeGraph {
         *self.shared.always.lock().expect("nobody panicked") = fault;
     }
 
-    /// How many calls came in with a token.
+    /// How many calls came in with a token, without the feed's.
     pub fn calls(&self) -> usize {
         *self.shared.calls.lock().expect("nobody panicked")
     }
+}
+
+/// The id of an object, which is not its device's.
+fn object_id(number: usize) -> String {
+    format!("0B53CC85-EB81-4A3C-9A24-{number:012X}")
 }
 
 fn refuse(status: u16, code: &str, retry_after: Option<u64>) -> Response {
@@ -129,8 +180,11 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if !identity::admits(request.headers(), &shared.origin, 0) {
         return refuse(401, "InvalidAuthenticationToken", None);
     }
-    *shared.calls.lock().expect("nobody panicked") += 1;
-    let next = shared.faults.lock().expect("nobody panicked").pop_front();
+    let of_feed = request.uri().path() == "/v1.0/devices/delta";
+    let (calls, faults) =
+        if of_feed { (&shared.feed_calls, &shared.feed_faults) } else { (&shared.calls, &shared.faults) };
+    *calls.lock().expect("nobody panicked") += 1;
+    let next = faults.lock().expect("nobody panicked").pop_front();
     let fault = next.or_else(|| shared.always.lock().expect("nobody panicked").clone());
     match fault {
         Some(Fault::Status(status, retry_after)) => return refuse(status, "Fault", retry_after),
@@ -139,6 +193,17 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         Some(Fault::Silence) => return std::future::pending().await,
         _ => {}
+    }
+    if of_feed {
+        let devices = shared.devices.lock().expect("nobody panicked").clone();
+        let told = shared.delta.ask(&shared.origin, request.uri().query().unwrap_or(""), &devices);
+        return match told {
+            Told::Page(page) if request.method() == Method::GET => {
+                json_answer(page.to_string(), fault.as_ref())
+            }
+            Told::Expired => refuse(410, "syncStateNotFound", None),
+            _ => refuse(400, "BadRequest", None),
+        };
     }
     if let Some(device) = asked_for_groups(request.uri().path()) {
         if *request.method() != Method::POST || request.uri().query().is_some() {
@@ -158,7 +223,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 
 fn reply(shared: &Shared, kind: &str, found: &[Value], fault: Option<&Fault>) -> Response {
     let context = format!("{}/v1.0/$metadata#{kind}", shared.origin);
-    let mut text = json!({ "@odata.context": context, "value": found }).to_string();
+    json_answer(json!({ "@odata.context": context, "value": found }).to_string(), fault)
+}
+
+fn json_answer(mut text: String, fault: Option<&Fault>) -> Response {
     if matches!(fault, Some(Fault::Cut)) {
         text.truncate(text.len() / 2);
     }

@@ -199,6 +199,11 @@ impl FakeKeyVault {
         lock(&self.shared.state).versions(name)
     }
 
+    /// What people with plain tools see of a secret: the current version, as the service answers it.
+    pub fn current(&self, name: &str) -> Option<Value> {
+        lock(&self.shared.state).get(&self.shared.origin, name, None).ok()
+    }
+
     /// The names of all secrets.
     pub fn names(&self) -> Vec<String> {
         lock(&self.shared.state).names()

@@ -327,3 +327,20 @@ pub async fn keys_are_known_by_their_lanes(subject: &impl Subject<Engine: Ledger
     assert!(engine.knows_key(key(1)).await.unwrap());
     assert!(!engine.knows_key(key(2)).await.unwrap());
 }
+
+/// Where a version is changes for whoever knows where it was, and once.
+pub async fn a_version_is_relocated_from_where_it_was(
+    subject: &impl Subject<Engine: Ledger + LedgerReader + LedgerOperator>,
+) {
+    let engine = subject.engine();
+    let mut commit = sample::commit(1, sample::lane(1, 1), 0);
+    commit.issued = vec![Issued { version: sample::version(1), vault_ref: "old".to_owned() }];
+    engine.commit(vec![commit]).await.unwrap();
+    let (one, two) = (sample::version(1), sample::version(2));
+    assert!(!engine.relocate(one, "elsewhere", "new").await.unwrap());
+    assert!(!engine.relocate(two, "old", "new").await.unwrap());
+    assert_eq!(engine.vault_ref(one).await.unwrap().as_deref(), Some("old"));
+    assert!(engine.relocate(one, "old", "new").await.unwrap());
+    assert!(!engine.relocate(one, "old", "new").await.unwrap(), "it is there already");
+    assert_eq!(engine.vault_ref(one).await.unwrap().as_deref(), Some("new"));
+}

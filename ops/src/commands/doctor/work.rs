@@ -4,7 +4,8 @@ use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::Verified;
 use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
-
+use keyturn_ports::roster::Standing;
+use keyturn_service::config::DirectoryEngine;
 use keyturn_service::fleet;
 
 use super::{Check, Deployment};
@@ -23,6 +24,7 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     }
     checks.push(vault(deployment).await);
     checks.push(directory(deployment).await);
+    checks.extend(feed(deployment).await);
     checks.push(fleet(deployment).await);
     checks.push(audit(deployment).await);
     checks
@@ -129,6 +131,8 @@ async fn directory(deployment: &Deployment) -> Check {
     let nobody = DeviceId::from_bytes(deployment.engines.entropy().bytes());
     let asked = match directory.look_up(vec![nobody]).await.pop() {
         Some(Err(error)) => Err(error),
+        // What another directory lists has a line of its own.
+        _ if deployment.engines.directory_admin().is_none() => return Check::ok(NAME, "it answers"),
         _ => directory.page(None, 1).await,
     };
     match asked {
@@ -138,6 +142,31 @@ async fn directory(deployment: &Deployment) -> Check {
         Ok(_) => Check::ok(NAME, "it answers"),
         Err(error) => Check::failed(NAME, error.to_string(), "until it answers, no device is trusted"),
     }
+}
+
+/// How far the directory's feed was read. Nothing where there is none to read.
+async fn feed(deployment: &Deployment) -> Option<Check> {
+    const NAME: &str = "directory feed";
+    let DirectoryEngine::Graph(settings) = &deployment.config.directory else { return None };
+    let Some((feed, (_, roster))) = settings.feed.zip(deployment.engines.directory_feed()) else {
+        let mend = "`keyturn fleet` lists nothing: set directory.delta_every";
+        return Some(Check::warning(NAME, "it is not read", mend));
+    };
+    let mend = "see whether the validator runs, which reads it, and its log; until then answers are kept for \
+                directory.keep_unfed";
+    Some(match roster.standing().await {
+        Err(error) => Check::failed(NAME, error.to_string(), "mend the database first"),
+        Ok(Standing { read: None, .. }) => Check::warning(NAME, "it was never read to its end", mend),
+        Ok(Standing { read: Some(read), devices, .. }) => {
+            let now = deployment.engines.clock().now();
+            let found = format!("{devices} devices, as of {} ago", output::ago(read, now));
+            if now.since(read) > feed.late {
+                Check::warning(NAME, found, mend)
+            } else {
+                Check::ok(NAME, found)
+            }
+        }
+    })
 }
 
 /// The report that is made in the background.

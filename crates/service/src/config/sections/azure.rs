@@ -31,6 +31,22 @@ pub struct Directory {
     /// Devices whose answers are kept.
     #[config(default = 20000)]
     pub keep_entries: usize,
+    /// How often it is read what changed in Graph, by one process of the deployment; 0s for never. `keyturn fleet` and
+    /// `device list` list what was read.
+    #[config(default = "3m")]
+    pub delta_every: Span,
+    /// For how long the process that reads has its turn, from one page to the next. Another goes on after that.
+    #[config(default = "2m")]
+    pub delta_hold: Span,
+    /// How often each process looks which devices changed, whose answers it then forgets.
+    #[config(default = "5s")]
+    pub delta_look: Span,
+    /// After how long what was read is late, and a change takes to be known everywhere in the directory.
+    #[config(default = "10m")]
+    pub delta_late: Span,
+    /// How long an answer is good at most while what was read is late, or the device has just changed.
+    #[config(default = "15s")]
+    pub keep_unfed: Span,
     /// Calls to Graph made at once for one batch of messages.
     #[config(default = 16)]
     pub parallel: usize,
