@@ -337,6 +337,12 @@ impl Queue for ServiceBus {
         Ok(Depth { total, leased: leased.min(total), oldest, dead, sent: None })
     }
 
+    /// A look at one message, where a depth takes many.
+    async fn probe(&self, queue: QueueName) -> Result<(), Error> {
+        let looked = self.pair(queue).alive.peek(0, 1).await;
+        looked.map(drop).map_err(|wrong| wrong.during("looking at a queue of Service Bus"))
+    }
+
     /// Resolves when the service has sent a message, or when this process put one there.
     async fn arrival(&self, queue: QueueName) {
         let pair = self.pair(queue);

@@ -241,6 +241,21 @@ impl Engines {
         Arc::new(self.hops.clone())
     }
 
+    /// The state's own queues.
+    pub(crate) fn state_queue(&self) -> Arc<dyn Queue> {
+        port!(self)
+    }
+
+    /// The hops with engines of their own.
+    pub(crate) fn hops_outside(&self) -> &BTreeMap<QueueName, Arc<dyn Queue>> {
+        self.hops.outside()
+    }
+
+    /// The vault, if it is Azure Key Vault.
+    pub fn key_vault(&self) -> Option<KeyVault> {
+        self.key_vault.clone()
+    }
+
     /// What carries messages of a hop with an engine of its own there, and the queue they are to be taken from.
     pub fn relay(&self, queue: QueueName) -> Option<(Arc<dyn Queue>, Relay)> {
         let inside: Arc<dyn Queue> = port!(self);

@@ -17,6 +17,7 @@ pub mod shipping;
 
 pub mod host;
 pub mod shell;
+pub mod standing;
 pub mod supervise;
 mod upkeep;
 

@@ -101,6 +101,9 @@ fn retention_that_forgets_too_early_is_refused() {
         ("[retention]\nevery = \"2h\"", "retention.every: must be 1s to 1h"),
         ("[retention]\nbatch = 0", "retention.batch: must be 1 to 10000"),
         ("[backup]\npages = 0", "backup.pages: must be at least 1"),
+        ("[health]\nprobe_every = \"50ms\"", "health.probe_every: must be 100ms to 1h"),
+        ("[health]\nprobe_timeout = \"6m\"", "health.probe_timeout: must be 100ms to 5m"),
+        ("[health]\naway_after = 0", "health.away_after: must be 1 to 100"),
     ] {
         let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
         assert!(error.contains(part), "{text:?} gave {error:?}");

@@ -4,6 +4,7 @@ use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::Verified;
 use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
+use keyturn_ports::vault::VaultReader as _;
 
 use keyturn_service::fleet;
 
@@ -107,6 +108,17 @@ async fn strays(queue: QueueName, engine: &dyn Strays) -> Check {
 /// Opens versions that are there; none is made, because it would be nobody's.
 async fn vault(deployment: &Deployment) -> Check {
     const NAME: &str = "vault";
+    if let Some(vault) = deployment.engines.key_vault() {
+        // The question that every write begins with, about a device that nobody has. No password is read: that is what
+        // the audit is for.
+        let nobody = DeviceId::from_bytes(deployment.engines.entropy().bytes());
+        let mend = "see vault.urls, and whether whoever runs this may list secrets; the rotator asks as itself: \
+                    docs/AZURE.md, docs/runbooks/vault-writes-fail.md";
+        return match vault.history(nobody).await {
+            Ok(_) => Check::ok(NAME, format!("Key Vault answers: {vault:?}")),
+            Err(error) => Check::failed(NAME, error.to_string(), mend),
+        };
+    }
     let keys = match deployment.keys.vault() {
         Ok(keys) => keys,
         Err(error) => return Check::failed(NAME, error.to_string(), "put the key file back"),
