@@ -82,7 +82,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
-        Command::Doctor => return doctor::run(&arguments).await,
+        Command::Doctor => return Box::pin(doctor::run(&arguments)).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,

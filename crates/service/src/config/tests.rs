@@ -167,6 +167,11 @@ fn service_bus_is_checked() {
         (&format!("{good}prefix = \"K\"\n"), "queues.service_bus.prefix"),
         (&format!("{good}lock = \"10s\"\n[workers]\nlease = \"30s\"\n"), "at least workers.lease"),
         (&format!("{good}counted = 0\n"), "queues.service_bus.counted"),
+        (
+            &format!("{good}sessions = true\nsessions_held = 0\n"),
+            "queues.service_bus.sessions_held: must be 1 to 200",
+        ),
+        (&format!("{good}session_idle = \"11s\"\n"), "queues.service_bus.session_idle: must be 1ms to 10s"),
         (&format!("{good}[azure]\nproxy = \"http://proxy.example\"\n"), "open port 5671"),
     ] {
         let error = load(&whole(text)).unwrap_err();

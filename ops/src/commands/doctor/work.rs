@@ -19,6 +19,9 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     for queue in QueueName::ALL {
         checks.push(self::queue(deployment, queue).await);
     }
+    for queue in &deployment.config.queues.service_bus {
+        checks.extend(sessions(deployment, *queue).await);
+    }
     for (queue, engine) in deployment.engines.strays() {
         checks.push(strays(*queue, &**engine).await);
     }
@@ -89,6 +92,20 @@ async fn queue(deployment: &Deployment, name: QueueName) -> Check {
         return Check::warning(NAME, found, "`keyturn dead-letters list`: docs/runbooks/dead-letters.md");
     }
     Check::ok(NAME, found)
+}
+
+/// Whether a queue of Service Bus requires sessions just if the configuration says so. It asks as a receiver does, and takes
+/// nothing.
+async fn sessions(deployment: &Deployment, queue: QueueName) -> Option<Check> {
+    const NAME: &str = "sessions";
+    let required = deployment.config.sections.queues.service_bus.sessions;
+    let mend = "set queues.service_bus.sessions to what the queues were made with (--enable-session), or make them anew; \
+                all of them are alike";
+    Some(match deployment.engines.service_bus()?.agrees(queue).await {
+        Ok(()) if required => Check::ok(NAME, format!("{queue}: it requires sessions, as configured")),
+        Ok(()) => Check::ok(NAME, format!("{queue}: it requires none, as configured")),
+        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), mend),
+    })
 }
 
 /// Messages that lie dead on their engine and are in no index.
