@@ -25,6 +25,9 @@ pub struct Scenario {
     /// Whether the server is one process or four, if this program starts it.
     #[serde(default)]
     pub layout: Layout,
+    /// How many rotators there are, if each role is a process.
+    #[serde(default = "one")]
+    pub rotators: u64,
     /// What connections are used for.
     #[serde(default)]
     pub connection: Connections,
@@ -198,6 +201,7 @@ impl Scenario {
     /// Checks what types cannot.
     pub fn check(&self) -> Result<()> {
         ensure!(self.devices > 0, "devices: at least one");
+        ensure!((1..=16).contains(&self.rotators), "rotators: 1 to 16 of them");
         ensure!((1..=1024).contains(&self.keys), "keys: 1 to 1024 keys are shared by the devices");
         ensure!(
             !self.phase.is_empty() || self.search.is_some(),

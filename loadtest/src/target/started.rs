@@ -63,7 +63,7 @@ impl Started {
             lay_over(&mut settings, &vault.settings(VAULT_CA));
         }
         let listen = free_address()?;
-        let config = Config { listen, health: health(layout)? };
+        let config = Config { listen, health: health(layout, scenario.rotators)? };
         let path = data.join("keyturn.toml");
         fs::write(&path, toml::to_string(&config.merged(&settings))?)?;
         let operator = Operator { program, config: path, variables };
@@ -107,7 +107,9 @@ impl Started {
         let mut command = if name == "all" {
             operator.command(&["up"])
         } else {
-            let mut command = Command::new(programs.join(format!("keyturn-{name}")));
+            // A second one is told apart by a number.
+            let role = name.split_once('-').map_or(name, |(role, _)| role);
+            let mut command = Command::new(programs.join(format!("keyturn-{role}")));
             command
                 .envs(&operator.variables)
                 .arg("--config")
@@ -218,7 +220,9 @@ impl Config {
         let tls = [("certificate", text("tls.pem")), ("key", text("tls.key"))];
         let tls = tls.map(|(name, value)| (name.to_owned(), value));
         ingress.insert("tls".to_owned(), Value::Table(tls.into_iter().collect()));
-        let health = self.health.iter().map(|(name, at)| (name.clone(), text(&at.to_string()))).collect();
+        // Those of a role's further processes are on their command lines alone.
+        let first = self.health.iter().filter(|(name, _)| !name.contains('-'));
+        let health = first.map(|(name, at)| (name.clone(), text(&at.to_string()))).collect();
         // Every arrival is to rotate, also the second one of a device.
         let rotation = [("update_frequency", text("1ms")), ("versions_per_day", Value::Integer(1_000_000))];
         let rotation = rotation.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
@@ -250,12 +254,15 @@ fn lay_over(under: &mut Table, over: &Table) {
     }
 }
 
-fn health(layout: Layout) -> Result<Vec<(String, SocketAddr)>> {
+fn health(layout: Layout, rotators: u64) -> Result<Vec<(String, SocketAddr)>> {
     let names: &[&str] = match layout {
         Layout::One => &["all"],
         Layout::Four => &["ingress", "validator", "rotator", "notifier"],
     };
-    names.iter().map(|name| Ok(((*name).to_owned(), free_address()?))).collect()
+    let more = 2..=if layout == Layout::Four { rotators } else { 1 };
+    let names = names.iter().map(|name| (*name).to_owned());
+    let all = names.chain(more.map(|number| format!("rotator-{number}")));
+    all.map(|name| Ok((name, free_address()?))).collect()
 }
 
 /// Makes a P-256 certificate for the loopback addresses. Returns the file to trust.

@@ -150,9 +150,10 @@ async fn kill_roles_on_service_bus(sessions: bool) {
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let queues = format!(
         "[queues]\n{}[queues.service_bus]\nendpoint = \"{}\"\naccess = \"key\"\npolicy = \"{POLICY}\"\n\
-         secret_file = {secret:?}\nlock = \"5s\"\nsessions = {sessions}\n",
+         secret_file = \"{}\"\nlock = \"5s\"\nsessions = {sessions}\n",
         hops.map(|hop| format!("{hop} = \"service-bus\"\n")).concat(),
         fake.url("amqp"),
+        secret.display(),
     );
     let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (ended, dropping) = (Arc::clone(&over), fake.clone());

@@ -80,7 +80,11 @@ async fn queues_keep_their_contract<S: Subject<Engine: Queue>>() {
 }
 
 /// Queues of Azure Storage, each case under a prefix of its own.
-struct Storage(StorageQueues, ManualClock, TempDir);
+struct Storage {
+    queues: StorageQueues,
+    clock: ManualClock,
+    _folder: TempDir,
+}
 
 impl Subject for Storage {
     type Engine = StorageQueues;
@@ -94,20 +98,24 @@ impl Subject for Storage {
         let access = Access::Token { credential: credential(&switches), reach: reach(&switches) };
         let (state, folder) = state();
         let queues = StorageQueues::new(&endpoint, &access, Arc::new(state), Arc::new(SystemClock)).unwrap();
-        Self(queues, ManualClock::default(), folder)
+        Self { queues, clock: ManualClock::default(), _folder: folder }
     }
 
     fn engine(&self) -> &StorageQueues {
-        &self.0
+        &self.queues
     }
 
     fn clock(&self) -> &ManualClock {
-        &self.1
+        &self.clock
     }
 }
 
 /// Queues of Service Bus, which are emptied before each case.
-struct Bus(ServiceBus, ManualClock, TempDir);
+struct Bus {
+    queues: ServiceBus,
+    clock: ManualClock,
+    _folder: TempDir,
+}
 
 impl Subject for Bus {
     type Engine = ServiceBus;
@@ -140,15 +148,15 @@ impl Subject for Bus {
             queues.agrees(queue).await.unwrap();
             empty(&queues, queue).await;
         }
-        Self(queues, ManualClock::default(), folder)
+        Self { queues, clock: ManualClock::default(), _folder: folder }
     }
 
     fn engine(&self) -> &ServiceBus {
-        &self.0
+        &self.queues
     }
 
     fn clock(&self) -> &ManualClock {
-        &self.1
+        &self.clock
     }
 }
 
@@ -170,7 +178,7 @@ async fn empty(queues: &ServiceBus, queue: QueueName) {
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_queues_keep_their_contract() {
     match Switches::of_environment().storage {
-        Some(_) => queues_keep_their_contract::<Storage>().await,
+        Some(_) => Box::pin(queues_keep_their_contract::<Storage>()).await,
         None => skipped(switches::STORAGE),
     }
 }
@@ -178,7 +186,7 @@ async fn storage_queues_keep_their_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn service_bus_keeps_its_contract() {
     match Switches::of_environment().service_bus {
-        Some(_) => queues_keep_their_contract::<Bus>().await,
+        Some(_) => Box::pin(queues_keep_their_contract::<Bus>()).await,
         None => skipped(switches::BUS),
     }
 }

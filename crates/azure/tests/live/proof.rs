@@ -67,10 +67,10 @@ async fn services_that_are_named_are_asked() {
     let ca = folder.path().join("ca.pem");
     fs::write(&ca, format!("{}{}{}", vault.server.ca, graph.server.ca, logs.server.ca)).unwrap();
     let mut variables = BTreeMap::from([
-        (KEY_VAULT, vault.server.url().to_owned()),
-        (GRAPH, graph.server.url().to_owned()),
+        (KEY_VAULT, vault.server.url().clone()),
+        (GRAPH, graph.server.url().clone()),
         (DEVICE, sample::device(1).to_string()),
-        (LOGS, logs.server.url().to_owned()),
+        (LOGS, logs.server.url().clone()),
         (RULE, logs::RULE.to_owned()),
         (CREDENTIAL, "managed-identity".to_owned()),
         (CA, ca.display().to_string()),

@@ -59,7 +59,10 @@ async fn complete(queues: &ServiceBus, leased: &keyturn_ports::queue::Leased) {
 
 /// Who works on which device at the moment, and what was done of each, in this order.
 #[derive(Default)]
-struct Seen(Mutex<(BTreeSet<DeviceId>, BTreeMap<DeviceId, Vec<u8>>)>);
+struct Seen {
+    busy: Mutex<BTreeSet<DeviceId>>,
+    done: Mutex<BTreeMap<DeviceId, Vec<u8>>>,
+}
 
 /// Workers side by side and many messages of few devices: of one device never two at once, and each in its order.
 #[tokio::test(flavor = "multi_thread")]
@@ -81,16 +84,16 @@ async fn a_device_is_handled_by_one_worker_at_a_time_and_in_order() {
             }
             for one in &leased {
                 assert!(
-                    seen.0.lock().unwrap().0.insert(one.message.device),
+                    seen.busy.lock().unwrap().insert(one.message.device),
                     "two at once of {:?}",
                     one.message
                 );
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
             for one in &leased {
-                let mut seen = seen.0.lock().unwrap();
-                seen.1.entry(one.message.device).or_default().push(one.message.body.parse().unwrap());
-                assert!(seen.0.remove(&one.message.device));
+                let mut all = seen.done.lock().unwrap();
+                all.entry(one.message.device).or_default().push(one.message.body.parse().unwrap());
+                assert!(seen.busy.lock().unwrap().remove(&one.message.device));
             }
             done += leased.len();
             let settled = leased.iter().map(|one| (one.receipt.clone(), Settlement::Complete)).collect();
@@ -100,8 +103,7 @@ async fn a_device_is_handled_by_one_worker_at_a_time_and_in_order() {
     let (one, two) = tokio::join!(work(), work());
     assert_eq!(one + two, usize::from(DEVICES) * usize::from(EACH), "every message once");
     assert!(one > 0 && two > 0, "both worked: {one} and {two}");
-    let seen = seen.0.into_inner().unwrap().1;
-    for (device, done) in seen {
+    for (device, done) in seen.done.into_inner().unwrap() {
         assert_eq!(done, (0..EACH).collect::<Vec<_>>(), "{device}");
     }
 }
