@@ -31,7 +31,10 @@ impl Load {
         let next = now.saturating_add(u64::try_from(REFRESH.as_millis()).unwrap_or(u64::MAX));
         let mine = now >= due
             && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if mine && let Ok(depth) = self.queue.depth(QueueName::Requests).await {
+        // Whoever looks does not wait for an engine that is away, as it would for one outside the state.
+        if mine
+            && let Ok(Ok(depth)) = tokio::time::timeout(REFRESH, self.queue.depth(QueueName::Requests)).await
+        {
             self.full.store(depth.total > self.cap, Ordering::Relaxed);
         }
         self.full.load(Ordering::Relaxed)

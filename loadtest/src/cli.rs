@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -165,8 +166,11 @@ async fn load(run: &Run, scenario: &Scenario, fleet: Fleet) -> Result<Report> {
     if let Some(url) = &run.url {
         let root = run.root_key.as_ref().context("--root-key")?;
         let root = std::fs::read_to_string(root).with_context(|| root.display().to_string())?;
-        let operator =
-            run.operate.clone().map(|config| Operator { program: programs.join("keyturn"), config });
+        let operator = run.operate.clone().map(|config| Operator {
+            program: programs.join("keyturn"),
+            config,
+            variables: BTreeMap::new(),
+        });
         let target = Target {
             url: url.clone(),
             ca: run.ca.clone(),
@@ -176,13 +180,21 @@ async fn load(run: &Run, scenario: &Scenario, fleet: Fleet) -> Result<Report> {
             metrics: run.metrics.clone(),
             operator,
         };
+        anyhow::ensure!(
+            scenario.vault.is_none(),
+            "{}: its vault is a fake of this program's, which a deployment of --url does not use",
+            scenario.name
+        );
         return session::run(scenario, &target, fleet, command).await;
     }
-    let mut started = Started::start(&programs, scenario.layout, &scenario.server, &fleet.import).await?;
+    let mut started = Started::start(&programs, scenario, &fleet.import).await?;
     if run.keep {
         eprintln!("The deployment is in {}.", started.keep().display());
     }
     let report = session::run(scenario, &started.target, fleet, command).await;
+    // Counted when all rotations have ended.
+    let report =
+        report.and_then(|report| Ok(report.with_vault(started.vault_report()?, &scenario.thresholds)));
     // A process that ended early explains more than what came of it.
     started.check()?;
     started.stop().await?;

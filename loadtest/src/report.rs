@@ -14,6 +14,7 @@ use crate::numbers::{float, micros};
 use crate::process;
 use crate::record::{Stage, Summary};
 use crate::scenario::{Connections, Layout, Thresholds};
+use crate::target::VaultReport;
 use crate::verify::Verification;
 use crate::watch::{Meter, Sample};
 
@@ -44,6 +45,8 @@ pub struct Report {
     pub search: Option<Search>,
     /// Whether something was lost or doubled; none where the deployment cannot be asked.
     pub verification: Option<Verification>,
+    /// How the vault was used, if it is a fake.
+    pub vault: Option<VaultReport>,
     /// What the run was held to.
     pub judgements: Vec<Judgement>,
     /// What was seen each second.
@@ -177,6 +180,13 @@ impl PhaseReport {
 }
 
 impl Report {
+    /// The same, judged with what came to the vault.
+    pub fn with_vault(mut self, vault: Option<VaultReport>, bounds: &Thresholds) -> Self {
+        self.vault = vault;
+        self.judgements = judge(&self, bounds);
+        self
+    }
+
     /// Whether everything held.
     pub fn holds(&self) -> bool {
         self.judgements.iter().all(|judgement| judgement.holds)
@@ -214,6 +224,19 @@ impl Report {
                 lines.extend(found.told.iter().cloned());
             }
             None => lines.push("not verified: the deployment cannot be asked; say --operate".to_owned()),
+        }
+        if let Some(vault) = &self.vault {
+            lines.push(format!(
+                "vault: {} writes in {:.1} s, {:.2}/s, {:.1} % of what it takes; at most {} in {} s of {}; {} turned away",
+                vault.taken,
+                vault.lasted_s,
+                vault.rate,
+                vault.used * 100.0,
+                vault.most,
+                vault.window_s,
+                vault.calls,
+                vault.refused
+            ));
         }
         for judgement in &self.judgements {
             let word = if judgement.holds { "ok" } else { "FAILED" };
@@ -261,6 +284,15 @@ pub fn judge(report: &Report, bounds: &Thresholds) -> Vec<Judgement> {
                 float(micros(bound.0)),
                 phase.server_us,
             );
+        }
+    }
+    if let Some(vault) = &report.vault {
+        at_most("vault: writes in a window".to_owned(), f64::from(vault.calls), float(vault.most));
+        if let Some(bound) = bounds.vault_refused {
+            at_most("vault: writes turned away".to_owned(), float(bound), float(vault.refused));
+        }
+        if let Some(bound) = bounds.vault_unused {
+            at_most("vault: share of its rate left unused".to_owned(), bound, 1.0 - vault.used);
         }
     }
     let given: u64 = report.phases.iter().map(|phase| phase.summary.given).sum();

@@ -25,6 +25,9 @@ pub struct Scenario {
     /// Whether the server is one process or four, if this program starts it.
     #[serde(default)]
     pub layout: Layout,
+    /// How many rotators there are, if each role is a process.
+    #[serde(default = "one")]
+    pub rotators: u64,
     /// What connections are used for.
     #[serde(default)]
     pub connection: Connections,
@@ -37,6 +40,8 @@ pub struct Scenario {
     /// Settings of the server if this program starts it, as they stand in keyturn.toml.
     #[serde(default)]
     pub server: toml::Table,
+    /// The vault is a fake of Key Vault with this limit.
+    pub vault: Option<VaultLimit>,
     /// What is done, in this order.
     #[serde(default)]
     pub phase: Vec<Phase>,
@@ -45,6 +50,16 @@ pub struct Scenario {
     /// What the run is held to.
     #[serde(default)]
     pub thresholds: Thresholds,
+}
+
+/// What a fake of Key Vault takes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultLimit {
+    /// Writes in any window.
+    pub calls: u32,
+    /// That window, in whole seconds.
+    pub window: Span,
 }
 
 /// The server's processes.
@@ -147,6 +162,10 @@ pub struct Thresholds {
     pub p99: Option<Span>,
     /// Server CPU time of a rotation.
     pub cpu: Option<Span>,
+    /// Writes that the vault turned away.
+    pub vault_refused: Option<u64>,
+    /// The share of the writes that the vault would have taken, from the first to the last, that was not used.
+    pub vault_unused: Option<f64>,
 }
 
 fn eight() -> u64 {
@@ -182,11 +201,22 @@ impl Scenario {
     /// Checks what types cannot.
     pub fn check(&self) -> Result<()> {
         ensure!(self.devices > 0, "devices: at least one");
+        ensure!((1..=16).contains(&self.rotators), "rotators: 1 to 16 of them");
         ensure!((1..=1024).contains(&self.keys), "keys: 1 to 1024 keys are shared by the devices");
         ensure!(
             !self.phase.is_empty() || self.search.is_some(),
             "there is neither a [[phase]] nor a [search]"
         );
+        if let Some(VaultLimit { calls, window }) = self.vault {
+            let whole = window.0.subsec_nanos() == 0 && window.0 >= Duration::from_secs(1);
+            ensure!(calls >= 2 && whole, "vault: at least 2 calls in a window of whole seconds");
+        } else {
+            let bounds = &self.thresholds;
+            ensure!(
+                bounds.vault_refused.is_none() && bounds.vault_unused.is_none(),
+                "thresholds: those of a vault go with [vault]"
+            );
+        }
         for phase in &self.phase {
             let arrivals = phase.arrivals.of(self.devices);
             if let Some(fault) = phase.arrivals.fault().or_else(|| arrivals.fault()) {
@@ -230,6 +260,18 @@ mod tests {
         let phase = "[[phase]]\nname = \"p\"\narrivals = ";
         for (text, named) in [
             (String::new(), "neither"),
+            (
+                format!(
+                    "{phase}{{ shape = \"burst\", count = 1, within = \"1s\" }}\n[vault]\ncalls = 1\nwindow = \"1s\""
+                ),
+                "vault: at least",
+            ),
+            (
+                format!(
+                    "{phase}{{ shape = \"burst\", count = 1, within = \"1s\" }}\n[thresholds]\nvault_refused = 0"
+                ),
+                "go with [vault]",
+            ),
             ("devises = 3".to_owned(), "devises"),
             (format!("{phase}{{ shape = \"constant\", rate = -1.0, duration = \"1s\" }}"), "phase p"),
             (format!("{phase}{{ shape = \"square\", rate = 1.0, duration = \"1s\" }}"), "square"),

@@ -85,6 +85,7 @@ pub async fn run(scenario: &Scenario, target: &Target, fleet: Fleet, command: St
         phases,
         search,
         verification,
+        vault: None,
         judgements: Vec::new(),
         samples,
     };

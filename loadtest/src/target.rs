@@ -1,7 +1,9 @@
 //! What is loaded: a deployment that runs somewhere, or one that this program starts in a temporary folder.
 
 mod started;
+mod vault;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,6 +13,7 @@ use keyturn_schemas::signing::PublicKey;
 use url::Url;
 
 pub use started::Started;
+pub use vault::{Vault, VaultReport};
 
 /// A deployment under load.
 pub struct Target {
@@ -37,13 +40,15 @@ pub struct Operator {
     pub program: PathBuf,
     /// The deployment's configuration file.
     pub config: PathBuf,
+    /// What it has in its environment, besides what this program has.
+    pub variables: BTreeMap<String, String>,
 }
 
 impl Operator {
     /// A call of the command.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(&self.config).args(arguments);
+        command.envs(&self.variables).arg("--config").arg(&self.config).args(arguments);
         command
     }
 

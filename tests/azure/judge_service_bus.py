@@ -3,6 +3,7 @@
 Usage: judge_service_bus.py FAKE (crates/testkit/src/service_bus.js; NODE_PATH leads to rhea)
 """
 
+import concurrent.futures
 import datetime
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 
 from azure.servicebus import (
+    NEXT_AVAILABLE_SESSION,
     ServiceBusClient,
     ServiceBusMessage,
     ServiceBusReceiveMode,
@@ -19,8 +21,11 @@ from azure.servicebus import (
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageNotFoundError,
+    OperationTimeoutError,
     ServiceBusAuthenticationError,
     ServiceBusError,
+    SessionCannotBeLockedError,
+    SessionLockLostError,
 )
 
 # Ahead of the real clock by what the tests add, so that the client takes no lock for lost by itself.
@@ -85,6 +90,7 @@ def judge(fake):
         duplicates(bus)
         scheduled(fake, bus)
         sessions(bus)
+        next_sessions(fake, bus)
         trouble(fake, bus)
     with client(fake, "wrong") as bus:
         raises(ServiceBusAuthenticationError, lambda: bus.get_queue_sender("plain").send_messages(ServiceBusMessage("x")))
@@ -193,6 +199,63 @@ def sessions(bus):
     assert message.delivery_count == 1, message.delivery_count
     again.complete_message(message)
     again.close()
+
+
+def next_sessions(fake, bus):
+    """What the adapter relies on: the next session that is free, waiting for one, and losing one."""
+    sender = bus.get_queue_sender("sessions")
+    accept = lambda wait=5: bus.get_queue_receiver("sessions", session_id=NEXT_AVAILABLE_SESSION, max_wait_time=wait)
+    # Session b has a message from before.
+    first = accept()
+    message = one(first)
+    assert (first.session.session_id, str(message)) == ("b", "b")
+    # And session a the second one that was never settled.
+    second = accept()
+    second.complete_message(one(second))
+    assert second.session.session_id == "a"
+    second.close()
+    raises(OperationTimeoutError, lambda: accept(1).receive_messages(1))
+    raises(SessionCannotBeLockedError, lambda: one(bus.get_queue_receiver("sessions", session_id="b")))
+
+    # Of two sessions two receivers have one each, in the order in which messages came.
+    for number in range(3):
+        for session in ("c", "d"):
+            sender.send_messages(ServiceBusMessage(f"{session}{number}", session_id=session))
+    second, third = accept(), accept()
+    assert [str(one(second)), str(one(third))] == ["c0", "d0"]
+    assert [str(one(second)), str(one(third))] == ["c1", "d1"]
+    assert (second.session.session_id, third.session.session_id) == ("c", "d")
+
+    # One that waits gets the session that is given back.
+    waiting = accept(20)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        got = pool.submit(lambda: one(waiting))
+        time.sleep(1)
+        assert not got.done()
+        third.close()
+        message = got.result(20)
+    assert (str(message), message.delivery_count) == ("d0", 1), str(message)
+    waiting.complete_message(message)
+    waiting.dead_letter_message(one(waiting), reason="poison")
+    waiting.close()
+
+    # Dead letters of a queue with sessions are read without one; who is not in a session gets nothing else.
+    dead = bus.get_queue_receiver("sessions", sub_queue=ServiceBusSubQueue.DEAD_LETTER)
+    message = one(dead)
+    assert (str(message), message.dead_letter_reason) == ("d1", "poison")
+    dead.complete_message(message)
+    dead.close()
+    raises(ServiceBusError, lambda: one(bus.get_queue_receiver("sessions")))
+    raises(ServiceBusError, lambda: one(bus.get_queue_receiver("plain", session_id="x")))
+
+    # A lock that ran out takes the messages of the session along.
+    fake.tell(clock=int(time.time() * 1000))
+    message = one(first_again := bus.get_queue_receiver("sessions", session_id="d"))
+    fake.tell(clock=int(time.time() * 1000) + 120_000)
+    raises(SessionLockLostError, lambda: first_again._settle_message_via_mgmt_link([message.lock_token], "completed"))
+    fake.tell(clock=None)
+    for receiver in (first, second, first_again):
+        receiver.close()
 
 
 def trouble(fake, bus):

@@ -13,6 +13,7 @@
 //! - A message has at most 256 KiB with its properties.
 //! - Its id is fresh for each `send`, so that duplicate detection, where the queue has it, merges what this adapter
 //!   sends again after an unknown outcome, and nothing else: a replayed dead letter is no duplicate.
+//! - Where queues require sessions, a device's messages are one, and one process at a time works on them ([`sessions`]).
 //! - Depths are counted by looking, up to a bound; of leases only this process's own are known.
 
 mod asker;
@@ -24,6 +25,7 @@ mod home;
 mod inbox;
 mod line;
 mod message;
+mod sessions;
 mod settle;
 mod tokens;
 
@@ -71,12 +73,23 @@ pub struct Settings {
     pub timeout: Duration,
     /// How long before its end a token is replaced.
     pub refresh: Duration,
+    /// How sessions are had, where the queues require them; none where they do not.
+    pub sessions: Option<SessionSettings>,
     /// Up to how many messages a depth is counted.
     pub counted: u32,
     /// How often the service's own dead letters are looked at.
     pub sweep: Duration,
     /// Certificates in PEM that the server's must chain to, instead of those that the system trusts.
     pub ca: Option<Vec<u8>>,
+}
+
+/// How sessions are had.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionSettings {
+    /// The most that a process has of one queue at once, and so the most messages that it works on at once.
+    pub held: usize,
+    /// After how long without a message one is given back.
+    pub idle: Duration,
 }
 
 /// Whether the service would have queues of names that begin so
@@ -143,8 +156,9 @@ impl ServiceBus {
         let pairs = QueueName::ALL.map(|queue| {
             let name = format!("{}{queue}", settings.prefix);
             Pair {
-                dead: Entity::new(format!("{name}/$deadletterqueue"), Arc::clone(&home)),
-                alive: Arc::new(Entity::new(name, Arc::clone(&home))),
+                // The dead letters of a queue with sessions have none.
+                dead: Entity::new(format!("{name}/$deadletterqueue"), Arc::clone(&home), None),
+                alive: Arc::new(Entity::new(name, Arc::clone(&home), settings.sessions)),
                 bell: Notify::default(),
                 swept: Mutex::new(Swept { next: 0, due: UnixMillis(0) }),
             }
@@ -192,23 +206,39 @@ impl ServiceBus {
         lease: Duration,
     ) -> Result<Option<Leased>, Error> {
         let Some(token) = received.token else { return Ok(None) };
-        let mut since = received.came;
+        let session = received.session.clone();
+        // The lock of a session runs since it was had, or was renewed.
+        let mut since = session.as_ref().map_or(received.came, |session| received.came.min(session.since()));
         // It was on its way when nobody asked any more, and part of its lock is over.
-        if self.clock.now().0.saturating_sub(received.came.0)
+        if self.clock.now().0.saturating_sub(since.0)
             > u64::try_from((lease / 4).as_millis()).unwrap_or(u64::MAX)
         {
-            match self.pair(queue).alive.renew(token).await {
+            match self.pair(queue).alive.renew(token, session.as_deref()).await {
                 Ok(()) => since = self.clock.now(),
                 Err(Wrong::LeaseLost) => return Ok(None),
-                Err(wrong) => return Err(wrong.during("renewing a lock of Service Bus")),
+                Err(wrong) => {
+                    session.inspect(|session| session.give_up());
+                    return Err(wrong.during("renewing a lock of Service Bus"));
+                }
             }
         }
         let (message, enqueued) = self.message(&received);
         let receipt = Receipt { message: received.number.to_string(), lease: token.to_string() };
         let leased = Leased { receipt, message, deliveries: received.deliveries(), enqueued };
-        let held = Held { leased: leased.clone(), token, about: received.about, until: since.plus(lease) };
+        let held =
+            Held { leased: leased.clone(), token, about: received.about, session, until: since.plus(lease) };
         self.held.remember(queue, held, self.clock.now());
         Ok(Some(leased))
+    }
+
+    /// Whether a queue requires sessions just if the settings say so. Takes no message; a session that it gets is given
+    /// back at once.
+    ///
+    /// # Errors
+    /// What the service said; [`Kind::Unavailable`] with both ways to mend it where they do not agree.
+    pub async fn agrees(&self, queue: QueueName) -> Result<(), Error> {
+        let agrees = self.pair(queue).alive.agrees().await;
+        agrees.map_err(|wrong| wrong.during("asking Service Bus whether a queue requires sessions"))
     }
 
     /// Looks for what the service itself gave up on, and puts it into the index. The service's copies stay.
@@ -335,6 +365,12 @@ impl Queue for ServiceBus {
         let (leased, held) = self.held.count(queue, self.clock.now());
         let oldest = waiting.into_iter().chain(held).min();
         Ok(Depth { total, leased: leased.min(total), oldest, dead, sent: None })
+    }
+
+    /// A look at one message, where a depth takes many.
+    async fn probe(&self, queue: QueueName) -> Result<(), Error> {
+        let looked = self.pair(queue).alive.peek(0, 1).await;
+        looked.map(drop).map_err(|wrong| wrong.during("looking at a queue of Service Bus"))
     }
 
     /// Resolves when the service has sent a message, or when this process put one there.

@@ -40,6 +40,11 @@ impl Hops {
         &self.strays
     }
 
+    /// The hops with engines of their own.
+    pub fn outside(&self) -> &BTreeMap<QueueName, Arc<dyn Queue>> {
+        &self.outside
+    }
+
     fn engine(&self, queue: QueueName) -> &Arc<dyn Queue> {
         self.outside.get(&queue).unwrap_or(&self.state)
     }

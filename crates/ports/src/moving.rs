@@ -3,6 +3,9 @@
 //! Both engines that have these tables give a row in the same form and in the same order, so that what one says of a
 //! table and what the other says of it can be compared by a hash. Sealed versions are bytes here like everything else:
 //! nothing is opened on the way, and no key is needed.
+//!
+//! What does not move is made anew: booked turns are moments of a clock that is left behind, and the last report of a
+//! chore is old by the next.
 
 mod columns;
 
@@ -109,6 +112,8 @@ pub struct Standing {
     pub events: i64,
     /// The last number of a version in the vault.
     pub versions: i64,
+    /// How far the audit and the events were shipped: what was taken over outside is not to be sent again.
+    pub shipped: [i64; 2],
 }
 
 /// How much is in a table, and its hash.

@@ -223,6 +223,11 @@ pub trait Queue: Send + Sync {
     /// How full the queue is. Costs the same however full it is.
     async fn depth(&self, queue: QueueName) -> Result<Depth, Error>;
 
+    /// Whether the engine of the queue answers, by the cheapest question that it has. Changes nothing.
+    async fn probe(&self, queue: QueueName) -> Result<(), Error> {
+        self.depth(queue).await.map(drop)
+    }
+
     /// Resolves when a message may have arrived on `queue` since this future was first polled, and at the latest
     /// when the engine thinks a look is worth while. A hint: the queue may turn out to be empty.
     async fn arrival(&self, queue: QueueName);

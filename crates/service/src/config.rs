@@ -309,6 +309,15 @@ impl Sections {
                 !health.fleet_every.0.is_zero() && health.fleet_every.0 < Duration::from_secs(1),
                 "health.fleet_every: must be at least 1s, or 0s for never",
             ),
+            (
+                !(Duration::from_millis(100)..=Duration::from_hours(1)).contains(&health.probe_every.0),
+                "health.probe_every: must be 100ms to 1h",
+            ),
+            (
+                !(Duration::from_millis(100)..=Duration::from_mins(5)).contains(&health.probe_timeout.0),
+                "health.probe_timeout: must be 100ms to 5m",
+            ),
+            (!(1..=100).contains(&health.away_after), "health.away_after: must be 1 to 100"),
             (backup.pages == 0, "backup.pages: must be at least 1"),
             (
                 !(Duration::from_mins(5)..=Duration::from_hours(31 * 24)).contains(&fleet.report_every.0),

@@ -50,6 +50,7 @@ use crate::recovery::{LoggedVault, RecoveryLog};
 pub struct Engines {
     state: State,
     hops: Hops,
+    service_bus: Option<Arc<ServiceBus>>,
     key_vault: Option<KeyVault>,
     graph: Option<GraphDirectory>,
     recovery: Option<RecoveryLog>,
@@ -97,7 +98,8 @@ impl OpenError {
 }
 
 /// Engines of hops, and what lies dead beside them.
-type Outside = (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn Strays>>);
+type Outside =
+    (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn Strays>>, Option<Arc<ServiceBus>>);
 
 /// The engines of those hops that are not the state's.
 fn outside(
@@ -107,7 +109,7 @@ fn outside(
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Outside, OpenError> {
-    let (mut outside, mut strays) = Outside::default();
+    let (mut outside, mut strays, mut queues) = Outside::default();
     if let Some(account) = &config.account {
         let engine = Arc::new(storage(account, azure, graveyard, clock)?);
         for queue in &config.azure_storage {
@@ -116,10 +118,11 @@ fn outside(
         }
     }
     if let Some((namespace, azure)) = config.namespace.as_ref().zip(azure) {
-        let queues = bus(namespace, azure, graveyard, clock, entropy)?;
-        outside.extend(config.service_bus.iter().map(|queue| (*queue, Arc::clone(&queues))));
+        let bus = bus(namespace, azure, graveyard, clock, entropy)?;
+        outside.extend(config.service_bus.iter().map(|queue| (*queue, Arc::clone(&bus) as _)));
+        queues = Some(bus);
     }
-    Ok((outside, strays))
+    Ok((outside, strays, queues))
 }
 
 fn bus(
@@ -128,7 +131,7 @@ fn bus(
     graveyard: &Arc<dyn Graveyard>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-) -> Result<Arc<dyn Queue>, OpenError> {
+) -> Result<Arc<ServiceBus>, OpenError> {
     let access = match policy {
         None => service_bus::Access::Token(credential.open(reach)?),
         Some((policy, file)) => {
@@ -218,7 +221,8 @@ impl Engines {
             State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
             State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
         };
-        let (outside, strays) = outside(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
+        let (outside, strays, service_bus) =
+            outside(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
         let hops = Hops::new(inside, outside).with_strays(strays);
         let turns: Arc<dyn Turns> = match &state {
             State::Embedded(database) => Arc::new(database.clone()),
@@ -230,7 +234,7 @@ impl Engines {
         };
         let (key_vault, graph) =
             (key_vault(config, turns, &entropy)?, graph(config, roster, &clock, &entropy)?);
-        Ok(Self { state, hops, key_vault, graph, recovery, clock, entropy })
+        Ok(Self { state, hops, service_bus, key_vault, graph, recovery, clock, entropy })
     }
 
     /// Time.
@@ -254,6 +258,26 @@ impl Engines {
     /// The queues, each hop on the engine it has.
     pub fn queue(&self) -> Arc<dyn Queue> {
         Arc::new(self.hops.clone())
+    }
+
+    /// The state's own queues.
+    pub(crate) fn state_queue(&self) -> Arc<dyn Queue> {
+        port!(self)
+    }
+
+    /// The hops with engines of their own.
+    pub(crate) fn hops_outside(&self) -> &BTreeMap<QueueName, Arc<dyn Queue>> {
+        self.hops.outside()
+    }
+
+    /// The queues on Azure Service Bus, if any hop has one.
+    pub fn service_bus(&self) -> Option<&ServiceBus> {
+        self.service_bus.as_deref()
+    }
+
+    /// The vault, if it is Azure Key Vault.
+    pub fn key_vault(&self) -> Option<KeyVault> {
+        self.key_vault.clone()
     }
 
     /// What carries messages of a hop with an engine of its own there, and the queue they are to be taken from.

@@ -20,6 +20,7 @@ pub mod shipping;
 
 pub mod host;
 pub mod shell;
+pub mod standing;
 pub mod supervise;
 mod upkeep;
 

@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
 use crate::keys::{KeyError, KeyStore};
 use crate::levels::Levels;
+use crate::standing::{self, Part, Rhythm, Standings};
 use crate::supervise::Supervisor;
 use crate::{health, spans, telemetry};
 
@@ -113,7 +114,7 @@ where
         _ => &health.notifier,
     };
     let address = arguments.health.unwrap_or_else(|| configured.clone());
-    let answering = answer(&host, &address, metrics).await?;
+    let answering = answer(&host, Part::of(name), &address, metrics).await?;
     info!(role = name, version = env!("CARGO_PKG_VERSION"), "started");
     let stop = host.stop.clone();
     let ended = role(host).await;
@@ -146,21 +147,29 @@ fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
     Ok(Host { config: Arc::new(config), keys, engines, stop, supervisor, waits_for })
 }
 
-/// Answers health questions at `address`, unless it is "off".
+/// Looks from now on whether the engines that this part of the deployment uses answer, and answers health questions at
+/// `address`, unless it is "off".
 pub async fn answer(
     host: &Host,
+    part: Part,
     address: &str,
     metrics: Option<PrometheusHandle>,
 ) -> Result<tokio::task::JoinHandle<()>, StartError> {
     if let Some(metrics) = metrics.clone() {
         tokio::spawn(keep_small(metrics, host.stop.clone()));
     }
+    let (health, clock) = (&host.config.sections.health, host.engines.clock());
+    let (every, timeout) = (health.probe_every.0, health.probe_timeout.0);
+    let rhythm = Rhythm { every, timeout, away_after: health.away_after };
+    let standings = Standings::default();
+    standings.watch(standing::asked(part, &host.engines, &host.config)?, rhythm, &clock, &host.stop);
     if address == "off" {
         return Ok(tokio::spawn(async {}));
     }
     let failed = |source| StartError::Bind { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let router = health::router(host.engines.queue(), host.engines.clock(), host.waits_for.clone(), metrics);
+    let router =
+        health::router(host.engines.queue(), clock, host.waits_for.clone(), standings, timeout, metrics);
     Ok(tokio::spawn(http::serve(listener, None, router, Bounds::default(), host.stop.clone())))
 }
 

@@ -1,13 +1,20 @@
 //! A fake Key Vault as a process, for clients that are not Rust: `fake_key_vault CA_FILE` writes what its certificate
 //! chains to into that file, prints its address on the first line, and serves until its standard input ends.
 //!
-//! The line `throttle` on its standard input throttles the next call that sets a secret, for a second; `deny` forbids it.
+//! With `--limit CALLS SECONDS` so many sets are taken in any window of so many seconds and others are throttled, and the
+//! second line is a JSON object with the environment by which a managed identity gets tokens for it.
+//!
+//! The line `throttle` on its standard input throttles the next call that sets a secret, for a second; `deny` forbids it;
+//! `count` is answered by a JSON object that says how many calls there were.
 
 #![expect(clippy::print_stdout, reason = "its address is all it says")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyturn_domain::ambient::SystemClock;
+use keyturn_testkit::azure::identity::ManagedIdentity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
 
 #[tokio::main]
@@ -17,14 +24,41 @@ async fn main() -> std::io::Result<()> {
     let vault = FakeKeyVault::start(Arc::new(SystemClock)).await;
     std::fs::write(ca, &vault.server.ca)?;
     println!("{}", vault.server.url());
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    let identity = match words.as_slice() {
+        [] => None,
+        [limit, calls, seconds] if limit == "--limit" => {
+            let strange = |_| std::io::Error::other("--limit CALLS SECONDS");
+            let window = Duration::from_secs(seconds.parse().map_err(strange)?);
+            vault.limit_sets(calls.parse().map_err(strange)?, window);
+            let identity = ManagedIdentity::start().await;
+            let variables: BTreeMap<_, _> = identity.variables().into_iter().collect();
+            println!("{}", serde_json::json!(variables));
+            Some(identity)
+        }
+        _ => return Err(std::io::Error::other("usage: fake_key_vault CA_FILE [--limit CALLS SECONDS]")),
+    };
     // The vault is served by other threads meanwhile.
     for line in std::io::stdin().lines() {
         match line?.as_str() {
             "throttle" => vault.faults(Call::Set, [Fault::Throttled(Some(1))]),
             "deny" => vault.faults(Call::Set, [Fault::Forbidden(Some("ForbiddenByRbac"))]),
+            "count" => {
+                let (lists, gets) = (vault.count(Call::List), vault.count(Call::Get));
+                let (taken, lasted) = vault.taken_sets();
+                println!(
+                    "{}",
+                    serde_json::json!({
+                        "taken": taken, "lasted_s": lasted.as_secs_f64(), "refused": vault.refused_sets(),
+                        "most": vault.most_sets(), "lists": lists, "gets": gets,
+                    })
+                );
+                continue;
+            }
             other => return Err(std::io::Error::other(format!("{other}: no such command"))),
         }
         println!("done");
     }
+    drop(identity);
     Ok(())
 }

@@ -47,6 +47,7 @@ class Queue {
         this.links = [];
         this.seen = new Map();
         this.held = new Map();
+        this.parked = [];
         this.dead = name.endsWith("/$deadletterqueue")
             ? null
             : new Queue(`${name}/$deadletterqueue`, { lockMs: this.lockMs, maxDelivery: Infinity });
@@ -150,6 +151,7 @@ class Queue {
                 this.unlock(entry);
             }
         }
+        setImmediate(() => this.pump());
         if (tell && held.link.is_open()) {
             const description = "The session lock has expired on the session.";
             held.link.close({ condition: "com.microsoft:session-lock-lost", description });
@@ -161,7 +163,42 @@ class Queue {
         return this.entries.find((entry) => !entry.lock && !entry.scheduled && !entry.deferred && mine(entry));
     }
 
+    // Links that wait for a session, the longest first.
+    seat() {
+        this.parked = this.parked.filter((link) => connections.has(link.connection) && !link.keyturn.gone);
+        while (this.parked.length > 0) {
+            const id = this.nextSession();
+            if (id === undefined) {
+                return;
+            }
+            const link = this.parked.shift();
+            clearTimeout(link.keyturn.timer);
+            link.open();
+            this.give(id, link);
+        }
+    }
+
+    // The next session that has messages to be had and that nobody has.
+    nextSession() {
+        const waiting = this.entries.filter((entry) => !entry.lock && !entry.scheduled && !entry.deferred);
+        return waiting.map((entry) => entry.message.group_id).find((id) => typeof id === "string" && !this.held.has(id));
+    }
+
+    give(id, link) {
+        const until = now() + this.lockMs;
+        this.held.set(id, { link, until });
+        link.keyturn.session = id;
+        link.set_source(Object.assign({}, link.source, { filter: { "com.microsoft:session-filter": id } }));
+        // .NET counts in 100 ns from the year 1, which is more than a number of rhea's holds.
+        const ticks = Buffer.alloc(8);
+        ticks.writeBigInt64BE(BigInt(until) * 10000n + 621355968000000000n);
+        link.local.attach.properties = { "com.microsoft:locked-until-utc": types.wrap_long(ticks) };
+        this.links.push(link);
+        setImmediate(() => this.pump());
+    }
+
     pump() {
+        this.seat();
         this.links = this.links.filter((link) => link.is_open());
         for (const link of this.links) {
             while (link.is_open() && room(link) > 0) {
@@ -417,6 +454,9 @@ function manage(queue, operation, body, properties) {
     const done = (more) => ({ code: 200, body: more ?? types.wrap_map({}) });
     switch (operation) {
         case "renew-lock": {
+            if (queue.sessions) {
+                throw new Error("a message of a session has no lock of its own");
+            }
             const entries = list(body["lock-tokens"]).map((token) => queue.locked(uuid(token)));
             if (entries.includes(undefined)) {
                 return LOST;
@@ -426,12 +466,12 @@ function manage(queue, operation, body, properties) {
         }
         case "update-disposition": {
             const session = body["session-id"];
-            if (queue.sessions && !queue.held.has(session)) {
+            if (queue.sessions && queue.held.get(session)?.link.connection !== properties.connection) {
                 return Object.assign({}, LOST, { condition: "com.microsoft:session-lock-lost" });
             }
             for (const token of list(body["lock-tokens"])) {
                 const entry = queue.locked(uuid(token));
-                if (!entry) {
+                if (!entry || (queue.sessions && entry.message.group_id !== session)) {
                     return LOST;
                 }
                 queue.settle(entry, body["disposition-status"], body);
@@ -528,42 +568,70 @@ container.on("sender_open", ({ sender, connection }) => {
         return undefined;
     }
     const queue = queues.get(name);
-    if (queue.sessions && !takeSession(queue, sender)) {
-        return undefined;
+    if (queue.sessions) {
+        return takeSession(queue, sender);
+    }
+    if ("com.microsoft:session-filter" in (sender.source?.filter ?? {})) {
+        const description = "A sessionful message receiver cannot be created on an entity that does not require sessions.";
+        return refuse(sender, "amqp:not-allowed", description);
     }
     queue.links.push(sender);
     setImmediate(() => queue.pump());
     return undefined;
 });
 
-// A link to a queue with sessions is a link to one session: the one it names, or the next that nobody has.
+// A link that is not to be is answered without a source, and closed.
+function refuse(link, condition, description) {
+    link.local.attach.source = undefined;
+    link.local.attach.target = undefined;
+    return link.close({ condition, description });
+}
+
+// A link to a queue with sessions is a link to one session: the one it names, or the next that nobody has. For that it
+// waits, as long as it says, and is not answered before.
 function takeSession(queue, link) {
     const filter = link.source?.filter ?? {};
     if (!("com.microsoft:session-filter" in filter)) {
         const description = "It is not possible for an entity that requires sessions to create a non-sessionful receiver.";
-        link.close({ condition: "amqp:not-allowed", description });
-        return false;
+        return refuse(link, "amqp:not-allowed", description);
     }
     const named = filter["com.microsoft:session-filter"];
     const asked = named?.value ?? named;
-    const free = (id) => typeof id === "string" && !queue.held.has(id);
-    const waiting = queue.entries.filter((entry) => !entry.lock && !entry.scheduled && !entry.deferred);
-    const id = asked ?? waiting.map((entry) => entry.message.group_id).find(free);
-    if (id === undefined || !free(id)) {
-        const condition = asked ? "com.microsoft:session-cannot-be-locked" : "com.microsoft:timeout";
-        link.close({ condition, description: "There is no session that could be had." });
-        return false;
+    if (typeof asked === "string") {
+        if (queue.held.has(asked)) {
+            const description = "The requested session cannot be accepted. It may be locked by another receiver.";
+            return refuse(link, "com.microsoft:session-cannot-be-locked", description);
+        }
+        return queue.give(asked, link);
     }
-    const until = now() + queue.lockMs;
-    queue.held.set(id, { link, until });
-    link.keyturn.session = id;
-    link.set_source(Object.assign({}, link.source, { filter: { "com.microsoft:session-filter": id } }));
-    // .NET counts in 100 ns from the year 1, which is more than a number of rhea's holds.
-    const ticks = Buffer.alloc(8);
-    ticks.writeBigInt64BE(BigInt(until) * 10000n + 621355968000000000n);
-    link.local.attach.properties = { "com.microsoft:locked-until-utc": types.wrap_long(ticks) };
-    return true;
+    // As if rhea had not answered yet.
+    link.state.local_open = false;
+    link.state.open_requests -= 1;
+    const patience = Number(link.remote.attach.properties?.["com.microsoft:timeout"] ?? 60000);
+    link.keyturn.timer = setTimeout(() => {
+        if (queue.parked.includes(link)) {
+            queue.parked = queue.parked.filter((other) => other !== link);
+            link.open();
+            refuse(link, "com.microsoft:timeout", "There is no session that could be had.");
+        }
+    }, patience);
+    queue.parked.push(link);
+    return queue.pump();
 }
+
+// With a session its links are gone, those that wait too.
+container.on("session_close", ({ session }) => {
+    for (const queue of queues.values()) {
+        for (const link of queue.parked.filter((parked) => parked.session === session)) {
+            link.keyturn.gone = true;
+        }
+        for (const [id, held] of [...queue.held]) {
+            if (held.link.session === session) {
+                queue.leave(id, false);
+            }
+        }
+    }
+});
 
 container.on("sender_close", ({ sender }) => {
     const queue = queues.get(sender.keyturn?.name);

@@ -37,6 +37,7 @@ fn report(verification: Option<Verification>) -> Report {
         phases: vec![phase],
         search: None,
         verification,
+        vault: None,
         judgements: Vec::new(),
         samples: Vec::new(),
     }
@@ -50,9 +51,16 @@ fn failed(report: &Report, bounds: &Thresholds) -> Vec<String> {
 fn each_threshold_can_fail_and_can_hold() {
     let sound = report(Some(Verification::default()));
     let span = |micros| Some(keyturn_domain::span::Span(Duration::from_micros(micros)));
-    let wide = Thresholds { failed: 1, p50: span(3_600_000_000), p99: span(3_600_000_000), cpu: span(900) };
+    let wide = Thresholds {
+        failed: 1,
+        p50: span(3_600_000_000),
+        p99: span(3_600_000_000),
+        cpu: span(900),
+        ..Thresholds::default()
+    };
     assert!(failed(&sound, &wide).is_empty());
-    let narrow = Thresholds { failed: 0, p50: span(0), p99: span(0), cpu: span(899) };
+    let narrow =
+        Thresholds { failed: 0, p50: span(0), p99: span(0), cpu: span(899), ..Thresholds::default() };
     assert_eq!(failed(&sound, &narrow).len(), 4);
     let lost = report(Some(Verification { faults: 1, ..Verification::default() }));
     assert_eq!(failed(&lost, &wide), ["versions or messages lost or doubled"]);
@@ -66,4 +74,29 @@ fn the_page_is_whole_and_holds_nobodys_markup() {
     assert!(page.contains("failed: &lt;b&gt;") && !page.contains("<b>") && page.contains("a &amp; b"));
     assert!(page.ends_with("</html>\n") && !page.contains("<script") && !page.contains("http"));
     assert!(report.told().contains("not verified"));
+}
+
+#[test]
+fn a_vault_is_judged_by_what_it_counted() {
+    let bounds =
+        Thresholds { failed: 1, vault_refused: Some(0), vault_unused: Some(0.05), ..Thresholds::default() };
+    let vault = |refused, most, used| VaultReport {
+        calls: 300,
+        window_s: 10.0,
+        taken: 900,
+        refused,
+        most,
+        lasted_s: 31.0,
+        rate: 29.0,
+        used,
+    };
+    let judged = |vault| {
+        let report = report(Some(Verification::default())).with_vault(Some(vault), &bounds);
+        assert!(report.told().contains("vault: 900 writes in 31.0 s"), "{}", report.told());
+        failed(&report, &bounds)
+    };
+    assert!(judged(vault(0, 300, 0.951)).is_empty());
+    assert_eq!(judged(vault(1, 300, 0.96)), ["vault: writes turned away"]);
+    assert_eq!(judged(vault(0, 301, 0.96)), ["vault: writes in a window"]);
+    assert_eq!(judged(vault(0, 300, 0.94)), ["vault: share of its rate left unused"]);
 }

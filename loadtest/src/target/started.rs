@@ -1,5 +1,6 @@
 //! A deployment in a temporary folder, with TLS, whose processes end with this value.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 use url::Url;
 
-use super::{Operator, Target};
-use crate::scenario::Layout;
+use super::{Operator, Target, Vault, VaultReport};
+use crate::scenario::{Layout, Scenario};
 
 /// How long processes may take to be ready, and to end.
 const GRACE: Duration = Duration::from_secs(30);
@@ -25,17 +26,22 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The name of the deployment.
 const NAME: &str = "loadtest";
 
+/// What the certificate of a fake vault chains to, beside the configuration.
+const VAULT_CA: &str = "vault.pem";
+
 /// A deployment that runs.
 pub struct Started {
     /// What is loaded.
     pub target: Target,
     folder: TempDir,
     children: Vec<(String, Child)>,
+    vault: Option<Vault>,
 }
 
 impl Started {
     /// Makes a deployment with these devices and starts it. Programs are looked for in `programs`.
-    pub async fn start(programs: &Path, layout: Layout, settings: &Table, import: &Path) -> Result<Self> {
+    pub async fn start(programs: &Path, scenario: &Scenario, import: &Path) -> Result<Self> {
+        let (layout, mut settings) = (scenario.layout, scenario.server.clone());
         let folder = tempfile::Builder::new().prefix("keyturn-loadtest-").tempdir()?;
         let data = folder.path().join("data");
         let program = programs.join("keyturn");
@@ -47,11 +53,20 @@ impl Started {
         let made = Command::new(&program).args(["init", "--name", NAME]).arg(&data).output()?;
         ensure!(made.status.success(), "keyturn init: {}", String::from_utf8_lossy(&made.stderr).trim());
         let ca = certificate(&data)?;
+        let vault = match scenario.vault {
+            Some(limit) => Some(Vault::start(programs, limit, &data.join(VAULT_CA))?),
+            None => None,
+        };
+        let mut variables = BTreeMap::new();
+        if let Some(vault) = &vault {
+            variables.clone_from(vault.variables());
+            lay_over(&mut settings, &vault.settings(VAULT_CA));
+        }
         let listen = free_address()?;
-        let config = Config { listen, health: health(layout)? };
+        let config = Config { listen, health: health(layout, scenario.rotators)? };
         let path = data.join("keyturn.toml");
-        fs::write(&path, toml::to_string(&config.merged(settings))?)?;
-        let operator = Operator { program, config: path };
+        fs::write(&path, toml::to_string(&config.merged(&settings))?)?;
+        let operator = Operator { program, config: path, variables };
         operator.run(&["device", "import", &import.display().to_string()])?;
         let root = fs::read_to_string(data.join("root.pub.json"))?;
         let target = Target {
@@ -63,12 +78,17 @@ impl Started {
             metrics: config.health.iter().map(|(name, at)| (name.clone(), at.to_string())).collect(),
             operator: Some(operator),
         };
-        let mut started = Self { target, folder, children: Vec::new() };
+        let mut started = Self { target, folder, children: Vec::new(), vault };
         for (name, address) in &config.health {
             started.spawn(programs, name, *address)?;
         }
         started.ready().await?;
         Ok(started)
+    }
+
+    /// How the vault was used, if it is a fake.
+    pub fn vault_report(&self) -> Result<Option<VaultReport>> {
+        self.vault.as_ref().map(Vault::report).transpose()
     }
 
     /// The folder it is in.
@@ -87,8 +107,15 @@ impl Started {
         let mut command = if name == "all" {
             operator.command(&["up"])
         } else {
-            let mut command = Command::new(programs.join(format!("keyturn-{name}")));
-            command.arg("--config").arg(&operator.config).arg("--health").arg(health.to_string());
+            // A second one is told apart by a number.
+            let role = name.split_once('-').map_or(name, |(role, _)| role);
+            let mut command = Command::new(programs.join(format!("keyturn-{role}")));
+            command
+                .envs(&operator.variables)
+                .arg("--config")
+                .arg(&operator.config)
+                .arg("--health")
+                .arg(health.to_string());
             command
         };
         let log = fs::File::create(self.folder.path().join(format!("{name}.log")))?;
@@ -193,7 +220,9 @@ impl Config {
         let tls = [("certificate", text("tls.pem")), ("key", text("tls.key"))];
         let tls = tls.map(|(name, value)| (name.to_owned(), value));
         ingress.insert("tls".to_owned(), Value::Table(tls.into_iter().collect()));
-        let health = self.health.iter().map(|(name, at)| (name.clone(), text(&at.to_string()))).collect();
+        // Those of a role's further processes are on their command lines alone.
+        let first = self.health.iter().filter(|(name, _)| !name.contains('-'));
+        let health = first.map(|(name, at)| (name.clone(), text(&at.to_string()))).collect();
         // Every arrival is to rotate, also the second one of a device.
         let rotation = [("update_frequency", text("1ms")), ("versions_per_day", Value::Integer(1_000_000))];
         let rotation = rotation.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
@@ -225,12 +254,15 @@ fn lay_over(under: &mut Table, over: &Table) {
     }
 }
 
-fn health(layout: Layout) -> Result<Vec<(String, SocketAddr)>> {
+fn health(layout: Layout, rotators: u64) -> Result<Vec<(String, SocketAddr)>> {
     let names: &[&str] = match layout {
         Layout::One => &["all"],
         Layout::Four => &["ingress", "validator", "rotator", "notifier"],
     };
-    names.iter().map(|name| Ok(((*name).to_owned(), free_address()?))).collect()
+    let more = 2..=if layout == Layout::Four { rotators } else { 1 };
+    let names = names.iter().map(|name| (*name).to_owned());
+    let all = names.chain(more.map(|number| format!("rotator-{number}")));
+    all.map(|name| Ok((name, free_address()?))).collect()
 }
 
 /// Makes a P-256 certificate for the loopback addresses. Returns the file to trust.

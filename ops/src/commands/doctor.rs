@@ -93,7 +93,7 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     // What comes of it is told with the keys.
     drop(deployment.keys.unlock().await);
     checks.extend(keys::examine(deployment));
-    checks.extend(disk::examine(deployment));
+    checks.extend(disk::examine(deployment).await);
     checks.extend(work::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);
     checks

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keyturn_service::config::Config;
+use keyturn_service::standing::Part;
 use keyturn_service::{shell, spans, telemetry};
 use tracing::info;
 
@@ -40,7 +41,7 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     let exporting = spans::start(&host.config, "keyturn")?;
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
-    let answering = shell::answer(&host, &health, metrics).await?;
+    let answering = shell::answer(&host, Part::All, &health, metrics).await?;
     // The device API and the workers of four queues.
     host.supervisor.await_parts(5);
     if !host.unlock().await? {

@@ -14,12 +14,13 @@ use keyturn_service::engines::Engines;
 use keyturn_testkit::azure::graph::{FakeGraph, Fault as GraphFault};
 use keyturn_testkit::azure::identity::ManagedIdentity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
+use keyturn_testkit::azure::logs::{FakeLogs, Fault as LogsFault, RULE};
 use keyturn_testkit::azurite::{ACCOUNT, API_VERSION, Azurite, KEY};
 use keyturn_testkit::postgres::{Cluster, TestDatabase};
 use serde_json::Value;
 
 use crate::deployment::Deployment;
-use crate::processes::{Device, Role, build, free_address, install, run};
+use crate::processes::{Device, ROLES, Role, build, free_address, install, run};
 
 struct Site {
     deployment: Deployment,
@@ -28,6 +29,7 @@ struct Site {
     database: TestDatabase,
     vault: FakeKeyVault,
     graph: FakeGraph,
+    logs: FakeLogs,
     _identity: ManagedIdentity,
 }
 
@@ -37,6 +39,8 @@ impl Site {
         let (azurite, database) = (Azurite::start(&[], None).await, TestDatabase::on(Cluster::private()));
         let vault = FakeKeyVault::start(Arc::new(SystemClock)).await;
         let (graph, identity) = (FakeGraph::start().await, ManagedIdentity::start().await);
+        let template = serde_json::from_str(include_str!("../../../infra/azure/logs.json")).unwrap();
+        let logs = FakeLogs::start(&template).await;
         let mut deployment = Deployment::init();
         deployment.variables = identity.variables().to_vec();
         let listen = free_address();
@@ -46,32 +50,35 @@ impl Site {
             graph.add(&listed.record.unwrap());
         }
         drop(engines);
-        let site = Self { deployment, devices, azurite, database, vault, graph, _identity: identity };
+        let site = Self { deployment, devices, azurite, database, vault, graph, logs, _identity: identity };
         site.configure(listen);
         site
     }
 
     fn configure(&self, listen: SocketAddr) {
-        let Self { deployment, azurite, database, vault, graph, .. } = self;
+        let Self { deployment, azurite, database, vault, graph, logs, .. } = self;
         let (authorities, key) = (deployment.path("data/azure.pem"), deployment.path("account.key"));
-        fs::write(authorities, format!("{}{}", vault.server.ca, graph.server.ca)).unwrap();
+        fs::write(authorities, format!("{}{}{}", vault.server.ca, graph.server.ca, logs.server.ca)).unwrap();
         fs::write(&key, KEY).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let hops =
             ["requests", "findings", "outcomes", "alarms"].map(|hop| format!("{hop} = \"azure-storage\"\n"));
         deployment.configure(&format!(
             "[ingress]\nlisten = \"{listen}\"\n\
+             [health]\nprobe_every = \"200ms\"\nprobe_timeout = \"1s\"\n\
              [workers]\nlease = \"2s\"\nfirst_delay = \"50ms\"\nmax_delay = \"200ms\"\n\
              [rotation]\nversions_per_day = 1000\n\
              [state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n\
              [vault]\nengine = \"key-vault\"\nurls = [\"{}\"]\ndanger_unverified_challenge = true\n\
              [directory]\nengine = \"graph\"\nurl = \"{}\"\nkeep = \"0s\"\nkeep_unknown = \"0s\"\n\
              [azure]\nca = \"azure.pem\"\ntimeout = \"2s\"\nmax_delay = \"1s\"\n\
+             [azure.logs]\nendpoint = \"{}\"\nrule = \"{RULE}\"\nevery = \"50ms\"\nmax_delay = \"200ms\"\n\
              [queues]\n{}[queues.azure_storage]\nendpoint = \"{}\"\naccess = \"key\"\naccount = \"{ACCOUNT}\"\n\
              secret_file = \"{}\"\npoll = \"20ms\"\napi_version = \"{API_VERSION}\"\n",
             database.address(),
             vault.server.url(),
             graph.server.url(),
+            logs.server.url(),
             hops.concat(),
             azurite.url("http"),
             key.display(),
@@ -163,6 +170,25 @@ impl Plugged {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Whether a role says that an engine is away, since when and why, and in what standing that leaves it.
+    fn away(&self, role: &str, engine: &str, why: &str, ready: bool) -> bool {
+        let told = self.asks(role, "/readyz");
+        let status = if ready { "200 OK" } else { "503 Service Unavailable" };
+        let line = told.lines().find(|line| line.starts_with(engine)).unwrap_or_default();
+        let (gauge, text) =
+            (format!("keyturn_engine_up{{engine=\"{engine}\"}} 0\n"), self.asks(role, "/metrics"));
+        told.contains(status) && line.contains("away since 20") && line.contains(why) && text.contains(&gauge)
+    }
+
+    /// Everybody lives, and those who do not need what is away are ready.
+    fn the_rest_is_well(&self, unready: &[&str]) {
+        for (role, _) in self.health {
+            assert!(self.asks(role, "/healthz").contains("200 OK"), "{role} lives");
+            let told = self.asks(role, "/readyz");
+            assert_eq!(told.contains("200 OK"), !unready.contains(&role), "{role}: {told}");
+        }
+    }
+
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..600 {
             if holds(self) {
@@ -179,6 +205,7 @@ impl Plugged {
         &self,
         away: impl FnOnce(&Site),
         told: impl Fn(&Self) -> bool,
+        unready: &[&str],
         back: impl FnOnce(&Site),
         what: &str,
     ) {
@@ -188,6 +215,7 @@ impl Plugged {
         away(site);
         let agent = tokio::spawn(run(device.agent()));
         self.until(what, told).await;
+        self.the_rest_is_well(unready);
         assert_eq!(site.versions(), before, "no version without {what}");
         back(site);
         agent.await.unwrap();
@@ -204,14 +232,15 @@ impl Plugged {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_away_is_waited_for_on_azure_storage() {
     let plugged = Plugged::new().await;
-    let unready = |role: &'static str| {
-        move |this: &Plugged| this.asks(role, "/readyz").contains("503 Service Unavailable")
-    };
     let put_off = plugged.retried("rotator", "findings");
     plugged
         .pulled(
             |site| site.vault.always(Some(Fault::Unavailable)),
-            |this| this.retried("rotator", "findings") >= put_off + 2.0,
+            |this| {
+                this.retried("rotator", "findings") >= put_off + 2.0
+                    && this.away("rotator", "vault", "", false)
+            },
+            &["rotator"],
             |site| site.vault.always(None),
             "Key Vault",
         )
@@ -220,20 +249,67 @@ async fn what_is_away_is_waited_for_on_azure_storage() {
     plugged
         .pulled(
             |site| site.graph.always(Some(GraphFault::Status(503, None))),
-            |this| this.retried("validator", "requests") >= put_off + 2.0,
+            |this| {
+                this.retried("validator", "requests") >= put_off + 2.0
+                    && this.away("validator", "directory", "Graph", false)
+            },
+            &["validator"],
             |site| site.graph.always(None),
             "Graph",
         )
         .await;
     plugged
-        .pulled(|site| site.azurite.pause(), unready("validator"), |site| site.azurite.resume(), "Azurite")
+        .pulled(
+            |site| site.azurite.pause(),
+            |this| {
+                this.away("validator", "queue_requests", "no answer within", false)
+                    && this.away("rotator", "queue_findings", "no answer within", false)
+                    && this.away("notifier", "queue_outcomes", "no answer within", false)
+                    && this.away("ingress", "queue_requests", "no answer within", true)
+            },
+            &["validator", "rotator", "notifier"],
+            |site| site.azurite.resume(),
+            "Azurite",
+        )
         .await;
     let server = |site: &Site, up: bool| {
         let cluster = site.database.cluster();
         if up { cluster.start() } else { cluster.crash() }
     };
     plugged
-        .pulled(|site| server(site, false), unready("rotator"), |site| server(site, true), "PostgreSQL")
+        .pulled(
+            |site| server(site, false),
+            |this| ROLES.iter().all(|role| this.away(role, "state", "", false)),
+            &ROLES,
+            |site| server(site, true),
+            "PostgreSQL",
+        )
         .await;
     plugged.site.nothing_died();
+    azure_monitor_is_missed_by_nobody(&plugged).await;
+}
+
+/// Devices rotate while log shipping is away, and `doctor` looks at the engines there are.
+async fn azure_monitor_is_missed_by_nobody(plugged: &Plugged) {
+    let (site, device) = (&plugged.site, &plugged.site.devices[0]);
+    let doctor = |state: &str, line: &str| {
+        let told = String::from_utf8(site.deployment.keyturn(&["doctor"]).stdout).unwrap();
+        assert!(told.lines().any(|told| told.starts_with(state) && told.contains(line)), "{line}: {told}");
+        assert!(!told.contains("write-ahead log"), "there is no file to look at: {told}");
+    };
+    site.logs.always(Some(LogsFault::Unavailable));
+    site.vault.always(Some(Fault::Unavailable));
+    plugged.until("logs away", |this| this.away("notifier", "logs", "", true)).await;
+    doctor("failed  vault", "status 503");
+    site.vault.always(None);
+    site.deployment.ok(&["device", "rotate-now", &device.name, "--reason", "without logs"]);
+    run(device.agent()).await;
+    device.invariant_settled(&site.deployment);
+    plugged.the_rest_is_well(&[]);
+    site.logs.always(None);
+    plugged
+        .until("logs back", |this| this.asks("notifier", "/readyz").contains("logs (can be waited for): up"))
+        .await;
+    doctor("ok      vault", "Key Vault answers");
+    doctor("ok      audit writable", "a row could be written");
 }

@@ -130,6 +130,37 @@ fn a_hop_elsewhere_that_does_not_answer_is_told_with_where_it_is() {
     }
 }
 
+/// What a queue was made with cannot be seen from the outside, so both ways are asked.
+#[cfg(feature = "service-bus")]
+#[test]
+fn a_queue_that_requires_sessions_and_settings_that_do_not_agree_are_told() {
+    use keyturn_testkit::service_bus::{FakeServiceBus, KEY, POLICY};
+    use serde_json::json;
+
+    let queues = json!({ "keyturn-findings": { "sessions": true }, "keyturn-outcomes": {} });
+    let fake = FakeServiceBus::start(&queues, None);
+    let deployment = Deployment::init();
+    let secret = deployment.path("policy.key");
+    fs::write(&secret, KEY).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    for sessions in [false, true] {
+        deployment.configure(&format!(
+            "[queues]\nfindings = \"service-bus\"\noutcomes = \"service-bus\"\n[queues.service_bus]\n\
+             endpoint = \"{}\"\naccess = \"key\"\npolicy = \"{POLICY}\"\nsecret_file = {secret:?}\n\
+             sessions = {sessions}\n[azure]\nattempts = 1\n",
+            fake.url("amqp"),
+        ));
+        let found = found(&deployment, "sessions");
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (queue, requires) in [("findings", true), ("outcomes", false)] {
+            let (state, told) = found.iter().find(|(_, text)| text.starts_with(queue)).unwrap();
+            let expected = if requires == sessions { "Ok" } else { "Failed" };
+            assert_eq!(state, expected, "{queue}: {told}");
+            assert_eq!(told.contains("--enable-session"), requires != sessions, "{told}");
+        }
+    }
+}
+
 #[test]
 fn a_certificate_is_told_of_before_it_ends() {
     let deployment = Deployment::init();

@@ -121,13 +121,25 @@ async fn roles_killed_at_any_moment_lose_nothing_on_azure_storage() {
 #[cfg(feature = "service-bus")]
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_killed_at_any_moment_lose_nothing_on_service_bus() {
+    kill_roles_on_service_bus(false).await;
+}
+
+/// And with sessions: those that a killed role had are had by the one that takes its place.
+#[cfg(feature = "service-bus")]
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_killed_at_any_moment_lose_nothing_on_service_bus_with_sessions() {
+    kill_roles_on_service_bus(true).await;
+}
+
+#[cfg(feature = "service-bus")]
+async fn kill_roles_on_service_bus(sessions: bool) {
     use std::os::unix::fs::PermissionsExt as _;
 
     use keyturn_testkit::service_bus::{FakeServiceBus, KEY, POLICY};
     use serde_json::json;
 
     // Who is killed keeps its locks until they run out, so they are short.
-    let queue = json!({ "lockMs": 5000, "maxDelivery": 2000, "dedupMs": 600_000 });
+    let queue = json!({ "lockMs": 5000, "maxDelivery": 2000, "dedupMs": 600_000, "sessions": sessions });
     let hops = ["requests", "findings", "outcomes", "alarms"];
     let queues: serde_json::Map<_, _> =
         hops.iter().map(|hop| (format!("keyturn-{hop}"), queue.clone())).collect();
@@ -138,9 +150,10 @@ async fn roles_killed_at_any_moment_lose_nothing_on_service_bus() {
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let queues = format!(
         "[queues]\n{}[queues.service_bus]\nendpoint = \"{}\"\naccess = \"key\"\npolicy = \"{POLICY}\"\n\
-         secret_file = {secret:?}\nlock = \"5s\"\n",
+         secret_file = \"{}\"\nlock = \"5s\"\nsessions = {sessions}\n",
         hops.map(|hop| format!("{hop} = \"service-bus\"\n")).concat(),
         fake.url("amqp"),
+        secret.display(),
     );
     let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (ended, dropping) = (Arc::clone(&over), fake.clone());

@@ -24,6 +24,7 @@ struct Site {
     fake: FakeLogs,
     listen: SocketAddr,
     health: SocketAddr,
+    settings: String,
     _identity: ManagedIdentity,
 }
 
@@ -35,16 +36,17 @@ impl Site {
         deployment.variables = identity.variables().to_vec();
         let (listen, health) = (free_address(), free_address());
         fs::write(deployment.path("data/azure.pem"), &fake.server.ca).unwrap();
-        deployment.configure(&format!(
+        let settings = format!(
             "[ingress]\nlisten = \"{listen}\"\n[health]\nall = \"{health}\"\n\
              [workers]\nlease = \"1s\"\nfirst_delay = \"50ms\"\nmax_deliveries = 1000\n\
              [rotation]\nversions_per_day = 1000\n\
              [azure]\nca = \"azure.pem\"\ntimeout = \"1s\"\nattempts = 1\nmax_delay = \"200ms\"\n\
              [azure.logs]\nendpoint = \"{}\"\nrule = \"{RULE}\"\nevery = \"50ms\"\nmax_delay = \"200ms\"\n\
-             lease = \"2s\"\npage = 3\n{state}",
+             lease = \"2s\"\npage = 3\n",
             fake.server.url()
-        ));
-        Self { deployment, fake, listen, health, _identity: identity }
+        );
+        deployment.configure(&format!("{settings}{state}"));
+        Self { deployment, fake, listen, health, settings, _identity: identity }
     }
 
     /// What the export has of a stream, one row each.
@@ -213,4 +215,55 @@ async fn a_notifier_killed_between_send_and_note_loses_nothing_on_postgresql() {
         format!("[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n", database.address());
     a_notifier_killed_between_send_and_note_loses_nothing(&state).await;
     assert_ne!(database.sql("SELECT place FROM keyturn.shipped WHERE stream = 2"), "0");
+}
+
+/// What was shipped from the file is not sent again from PostgreSQL, and what was not is sent from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_to_postgresql_sends_nothing_again_and_leaves_nothing_out() {
+    let (site, database) = (Site::new("").await, TestDatabase::fresh());
+    let device = install(&site.deployment, 0, site.listen);
+    let up = Up::start(&site.deployment);
+    run(device.agent()).await;
+    for stream in [AUDIT, EVENTS] {
+        site.everything_arrives(stream).await;
+    }
+    let mut tries = 0;
+    while site.doctor().matches("everything is shipped").count() < 2 {
+        tries += 1;
+        assert!(tries < 200, "{}", site.doctor());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // While the service is away some more comes, which is still to be sent when the state moves.
+    site.fake.always(Some(Fault::Unavailable));
+    site.deployment.ok(&["device", "rotate-now", &device.name, "--reason", "before the move"]);
+    run(device.agent()).await;
+    let before = [AUDIT, EVENTS].map(|stream| (site.fake.rows(stream).len(), site.exported(stream).len()));
+    assert!(before.iter().all(|(there, all)| *there > 0 && there < all), "{before:?}");
+    drop(up);
+
+    let (file, to) = (site.deployment.path("data/file.toml"), site.deployment.path("data/postgres.toml"));
+    fs::rename(site.deployment.config(), &file).unwrap();
+    site.deployment.configure(&format!(
+        "{}[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n",
+        site.settings,
+        database.address()
+    ));
+    fs::copy(site.deployment.config(), &to).unwrap();
+    let moved = std::process::Command::new(env!("CARGO_BIN_EXE_keyturn"))
+        .envs(site.deployment.variables.iter().cloned())
+        .arg("--config")
+        .arg(&file)
+        .args(["migrate", "--reason", "several machines", "--to"])
+        .arg(&to)
+        .output()
+        .unwrap();
+    assert!(moved.status.success(), "{}", text(&moved.stderr));
+    let places = database.sql("SELECT string_agg(place::text, ',' ORDER BY stream) FROM keyturn.shipped");
+    assert!(places.split(',').all(|place| place != "0"), "{places}");
+
+    site.fake.always(None);
+    let _up = Up::start(&site.deployment);
+    for stream in [AUDIT, EVENTS] {
+        assert_eq!(site.everything_arrives(stream).await, 0, "rows of {stream} were sent again");
+    }
 }

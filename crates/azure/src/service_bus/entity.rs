@@ -12,11 +12,13 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::PAGE;
+use super::SessionSettings;
 use super::failure::Wrong;
 use super::home::Home;
 use super::inbox::Buffer;
-use super::line::Line;
+use super::line::{INBOX, Line};
 use super::message::{LockToken, Received, encoded};
+use super::sessions::{Grip, Sessions, Taker};
 use crate::failure::{Failure, Refused};
 
 /// The largest message of the Standard tier (learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas). The
@@ -35,6 +37,7 @@ enum Operation {
     Send(Box<Message<Data>>),
     Manage(&'static str, Vec<(&'static str, Value)>),
     Receive(usize),
+    Look,
 }
 
 /// What came of it.
@@ -51,11 +54,14 @@ pub(super) struct Entity {
     pub(super) buffer: Arc<Buffer>,
     /// Who leases: two at a time would share what came for one.
     turn: Mutex<()>,
+    /// Of a queue that requires sessions.
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl Entity {
-    pub(super) fn new(name: String, home: Arc<Home>) -> Self {
-        Self { name, home, line: Mutex::default(), buffer: Arc::default(), turn: Mutex::default() }
+    pub(super) fn new(name: String, home: Arc<Home>, sessions: Option<SessionSettings>) -> Self {
+        let sessions = sessions.map(|settings| Arc::new(Sessions::new(settings)));
+        Self { name, home, line: Mutex::default(), buffer: Arc::default(), turn: Mutex::default(), sessions }
     }
 
     /// Puts a message on the queue. Whoever calls again after an unknown outcome does so with the same message id.
@@ -82,13 +88,21 @@ impl Entity {
     }
 
     /// Makes a lock last for the queue's lock duration from now.
-    pub(super) async fn renew(&self, token: LockToken) -> Result<(), Wrong> {
+    pub(super) async fn renew(&self, token: LockToken, session: Option<&Grip>) -> Result<(), Wrong> {
+        if let Some(session) = session {
+            return session.renew().await;
+        }
         let tokens = Value::Array(Array(vec![token.value()]));
         self.manage("renew-lock", vec![("lock-tokens", tokens)]).await.map(drop)
     }
 
     /// Settles a locked message, and knows that it is.
-    pub(super) async fn dispose(&self, token: LockToken, disposition: &Disposition) -> Result<(), Wrong> {
+    pub(super) async fn dispose(
+        &self,
+        token: LockToken,
+        session: Option<&Grip>,
+        disposition: &Disposition,
+    ) -> Result<(), Wrong> {
         let map = |properties: &[(&'static str, Value)]| {
             let all = properties.iter().map(|(name, value)| (Value::from(*name), value.clone()));
             Value::Map(all.collect())
@@ -106,6 +120,9 @@ impl Entity {
                 body.push(("deadletter-description", Value::String(description.clone())));
                 body.push(("properties-to-modify", map(properties)));
             }
+        }
+        if let Some(session) = session {
+            return session.settle("update-disposition", body).await;
         }
         self.manage("update-disposition", body).await.map(drop)
     }
@@ -192,6 +209,72 @@ impl Entity {
         Ok(received)
     }
 
+    /// The same of a queue with sessions, a message of each.
+    async fn receive_sessions(
+        &self,
+        sessions: &Arc<Sessions>,
+        line: &Arc<Line>,
+        max: usize,
+    ) -> Result<Vec<Received>, Wrong> {
+        let settings = &self.home.settings;
+        // Whoever was told nothing of it asks again now.
+        drop(sessions.failed());
+        let mut received = Vec::new();
+        let mut until = Instant::now() + settings.wait;
+        let mut wanted = false;
+        loop {
+            let rung = self.buffer.bell.notified();
+            let mut rung = std::pin::pin!(rung);
+            rung.as_mut().enable();
+            let before = received.len();
+            while let Some(one) = (received.len() < max).then(|| self.buffer.pop()).flatten() {
+                // A session that was lost takes its messages with it.
+                if one.session.as_ref().is_some_and(|session| !session.is_over()) {
+                    received.push(one);
+                }
+            }
+            if received.len() >= max {
+                break;
+            }
+            if received.len() > before {
+                until = Instant::now() + settings.linger;
+            }
+            if !wanted {
+                sessions.want(max - received.len(), &self.taker(line, settings.wait));
+                wanted = true;
+            }
+            if let Some(failed) = sessions.failed() {
+                // What is there is handed out; the next lease finds out.
+                return if received.is_empty() { Err(failed) } else { Ok(received) };
+            }
+            if tokio::time::timeout_at(until, rung).await.is_err() {
+                break;
+            }
+        }
+        sessions.want_no_more();
+        Ok(received)
+    }
+
+    fn taker(&self, line: &Arc<Line>, patience: Duration) -> Taker {
+        let (home, entity) = (Arc::clone(&self.home), self.name.clone());
+        Taker { home, entity, buffer: Arc::clone(&self.buffer), line: Arc::clone(line), patience }
+    }
+
+    /// Asks for a session; one that is got is given back untouched.
+    async fn look_for_session(&self, line: &Line) -> Result<(), Wrong> {
+        let Some(mut accepted) = line.accept(&self.name, "look", self.home.settings.linger).await? else {
+            return Ok(());
+        };
+        drop(accepted.receiver.close().await);
+        drop(accepted.session.end().await);
+        Ok(())
+    }
+
+    /// Whether the queue requires sessions just if the settings say so.
+    pub(super) async fn agrees(&self) -> Result<(), Wrong> {
+        self.call(&Operation::Look).await.map(drop)
+    }
+
     /// Resolves when a message has come, or after a while.
     pub(super) async fn arrival(self: &Arc<Self>) {
         let rung = self.buffer.bell.notified();
@@ -205,10 +288,15 @@ impl Entity {
         let entity = Arc::clone(self);
         drop(tokio::spawn(async move {
             // An error is met, and told, by whoever leases next.
-            if let Ok(Ok(line)) = tokio::time::timeout(entity.home.settings.timeout, entity.line()).await
-                && let Ok(inbox) = line.inbox(&entity.home, &entity.name, &entity.buffer).await
-            {
-                inbox.want(1);
+            if let Ok(Ok(line)) = tokio::time::timeout(entity.home.settings.timeout, entity.line()).await {
+                match &entity.sessions {
+                    Some(sessions) => sessions.want(1, &entity.taker(&line, entity.home.settings.poll)),
+                    None => {
+                        if let Ok(inbox) = line.inbox(&entity.home, &entity.name, &entity.buffer).await {
+                            inbox.want(1);
+                        }
+                    }
+                }
             }
         }));
         drop(tokio::time::timeout(self.home.settings.poll, rung).await);
@@ -221,16 +309,26 @@ impl Entity {
         }
     }
 
-    async fn run(&self, line: &Line, operation: &Operation) -> Result<Outcome, Wrong> {
+    async fn run(&self, line: &Arc<Line>, operation: &Operation) -> Result<Outcome, Wrong> {
         match operation {
             Operation::Send(message) => {
                 line.send(&self.name, (**message).clone()).await?;
                 Ok(Outcome::Done)
             }
             Operation::Manage(name, body) => {
-                Ok(Outcome::Answered(line.manage(&self.name, name, body.clone()).await?.body))
+                Ok(Outcome::Answered(line.manage(&self.name, name, INBOX, body.clone()).await?.body))
+            }
+            Operation::Look => {
+                match &self.sessions {
+                    None => line.look(&self.name).await?,
+                    Some(_) => self.look_for_session(line).await?,
+                }
+                Ok(Outcome::Done)
             }
             Operation::Receive(max) => {
+                if let Some(sessions) = &self.sessions {
+                    return Ok(Outcome::Received(self.receive_sessions(sessions, line, *max).await?));
+                }
                 let received = self.receive_on(line, *max).await?;
                 line.count(received.len());
                 Ok(Outcome::Received(received))

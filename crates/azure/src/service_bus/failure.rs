@@ -77,6 +77,12 @@ impl Wrong {
         Self::told(symbol(&error.condition).as_str())
     }
 
+    /// Whether somebody asked for a session and there is none to be had.
+    pub(super) fn is_no_session(&self) -> bool {
+        let Self::Failed(Failure::Refused(Refused { code: Some(code), .. })) = self else { return false };
+        matches!(code.as_str(), "timeout" | "session-cannot-be-locked")
+    }
+
     /// The same as an error of the port.
     pub(super) fn during(&self, action: &'static str) -> Error {
         match self {
@@ -97,6 +103,16 @@ impl Wrong {
                     action,
                     format!("{failure}; the queue is to be made beforehand, see docs/AZURE.md"),
                 ),
+                Failure::Refused(Refused { status: 409, code: Some(code), .. }) if code == "not-allowed" => {
+                    Error::new(
+                        Kind::Unavailable,
+                        action,
+                        format!(
+                            "{failure}; the queue requires sessions and queues.service_bus.sessions is false, or the \
+                             other way around"
+                        ),
+                    )
+                }
                 failure => failure.during(action),
             },
         }

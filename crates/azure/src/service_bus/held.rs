@@ -2,12 +2,13 @@
 //! message, on its queue, in the process that took it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::{Leased, QueueName, Receipt};
 
 use super::message::{About, LockToken};
+use super::sessions::Grip;
 
 /// From this many on, leases that ran out long ago are forgotten: whoever had them will not settle them any more.
 const MANY: usize = 4096;
@@ -19,6 +20,8 @@ pub(super) struct Held {
     pub(super) token: LockToken,
     /// What the message says of itself, if it is one of ours.
     pub(super) about: Option<About>,
+    /// The session it is of, on a queue with sessions.
+    pub(super) session: Option<Arc<Grip>>,
     /// When the lease ends, by our clock.
     pub(super) until: UnixMillis,
 }

@@ -32,7 +32,7 @@ impl Buffer {
         self.lock().is_empty()
     }
 
-    fn push(&self, received: Received) {
+    pub(super) fn push(&self, received: Received) {
         self.lock().push_back(received);
         self.bell.notify_waiters();
     }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::session::{Session, SessionHandle};
-use fe2o3_amqp::types::definitions::ReceiverSettleMode;
-use fe2o3_amqp::types::messaging::{Data, Message, Outcome};
-use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Value};
+use fe2o3_amqp::types::definitions::{Fields, ReceiverSettleMode};
+use fe2o3_amqp::types::messaging::{Body, Data, FilterSet, Message, Outcome, Source};
+use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Symbol, Value};
 use fe2o3_amqp::{Receiver, Sender};
 use keyturn_domain::time::UnixMillis;
 use tokio::sync::{Mutex, OnceCell, watch};
@@ -19,10 +20,20 @@ use super::dial::connect;
 use super::failure::Wrong;
 use super::home::Home;
 use super::inbox::{Buffer, Inbox};
+use super::sessions::Accepted;
 
 /// After so many messages the connection is replaced: they are settled through `$management`, so the link itself never
 /// hears of it and keeps their tags.
 const WORN: u32 = 4096;
+
+/// The link that messages come by.
+pub(super) const INBOX: &str = "in";
+
+const SESSION_FILTER: &str = "com.microsoft:session-filter";
+const TIMEOUT: &str = "com.microsoft:timeout";
+
+/// How long a refusal may come after a link was attached.
+const REFUSAL: Duration = Duration::from_millis(500);
 
 pub(super) struct Line {
     cbs: Asker,
@@ -33,7 +44,7 @@ pub(super) struct Line {
     refresh: Mutex<UnixMillis>,
     session: Mutex<SessionHandle<()>>,
     // Dropped last, which closes it.
-    _connection: Mutex<ConnectionHandle<()>>,
+    connection: Mutex<ConnectionHandle<()>>,
     broken: AtomicBool,
     proven: AtomicBool,
     leased: AtomicU32,
@@ -66,7 +77,7 @@ impl Line {
             inbox: OnceCell::new(),
             refresh: Mutex::new(UnixMillis(0)),
             session: Mutex::new(session),
-            _connection: Mutex::new(connection),
+            connection: Mutex::new(connection),
             broken: AtomicBool::new(false),
             proven: AtomicBool::new(false),
             leased: AtomicU32::new(0),
@@ -152,9 +163,9 @@ impl Line {
         let attach = async || {
             let mut session = self.session.lock().await;
             let receiver = Receiver::builder()
-                .name("in")
+                .name(INBOX)
                 .source(entity)
-                .target("in")
+                .target(INBOX)
                 .receiver_settle_mode(ReceiverSettleMode::Second)
                 .credit_mode(CreditMode::Manual)
                 .attach(&mut session)
@@ -164,12 +175,79 @@ impl Line {
         self.inbox.get_or_try_init(attach).await
     }
 
+    /// A link to the next session that has messages and that nobody has; none if there is none within `wait`. On an AMQP
+    /// session of its own: while it waits for its answer others go on, and whatever ends it ends nothing else.
+    pub(super) async fn accept(
+        &self,
+        entity: &str,
+        link: &str,
+        wait: Duration,
+    ) -> Result<Option<Accepted>, Wrong> {
+        let mut session = Session::begin(&mut *self.connection.lock().await).await?;
+        let mut filter = FilterSet::new();
+        filter.insert(Symbol::from(SESSION_FILTER), Value::Null);
+        let mut properties = Fields::new();
+        let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        properties.insert(Symbol::from(TIMEOUT), Value::Uint(wait));
+        let attached = Receiver::builder()
+            .name(link)
+            .source(Source::builder().address(entity).filter(filter).build())
+            .target(link)
+            .properties(properties)
+            // A service that has no session answers with the filter as it was asked for.
+            .verify_incoming_source(false)
+            .receiver_settle_mode(ReceiverSettleMode::Second)
+            .credit_mode(CreditMode::Manual)
+            .attach(&mut session)
+            .await;
+        let wrong = match attached {
+            Ok(mut receiver) => {
+                let filter = receiver.source().as_ref().and_then(|source| source.filter.as_ref());
+                match filter.and_then(|filter| filter.get(&Symbol::from(SESSION_FILTER))) {
+                    Some(Value::String(id)) => {
+                        let id = id.clone();
+                        return Ok(Some(Accepted { id, receiver, session }));
+                    }
+                    // What it is refused with comes right behind.
+                    _ => match receiver.recv::<Body<Value>>().await {
+                        Err(error) => Wrong::from(error),
+                        Ok(_) => Wrong::nonsense("a link to a session does not say which"),
+                    },
+                }
+            }
+            Err(error) => Wrong::from(error),
+        };
+        drop(session.end().await);
+        if wrong.is_no_session() { Ok(None) } else { Err(wrong) }
+    }
+
+    /// Whether the queue lets somebody receive who asks for no session. Nothing is received.
+    pub(super) async fn look(&self, entity: &str) -> Result<(), Wrong> {
+        let mut session = Session::begin(&mut *self.connection.lock().await).await?;
+        let mut receiver = Receiver::builder()
+            .name("look")
+            .source(entity)
+            .target("look")
+            .credit_mode(CreditMode::Manual)
+            .attach(&mut session)
+            .await?;
+        // A refusal comes right behind the answer.
+        let refused = tokio::time::timeout(REFUSAL, receiver.recv::<Body<Value>>()).await;
+        drop(receiver.close().await);
+        drop(session.end().await);
+        match refused {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// An operation of `$management` (learn.microsoft.com/azure/service-bus-messaging, "AMQP request-response-based
     /// operations").
     pub(super) async fn manage(
         &self,
         entity: &str,
         operation: &str,
+        link: &str,
         body: Vec<(&str, Value)>,
     ) -> Result<Answer, Wrong> {
         let attach = async || {
@@ -183,12 +261,12 @@ impl Line {
         }
         let properties = vec![
             ("operation", SimpleValue::String(format!("com.microsoft:{operation}"))),
-            ("associated-link-name", SimpleValue::String("in".to_owned())),
+            ("associated-link-name", SimpleValue::String(link.to_owned())),
         ];
         manager.ask(properties, Value::Map(map)).await?.good()
     }
 }
 
-fn millis(span: std::time::Duration) -> u64 {
+fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,7 @@
 //! Messages on the wire. What was sent and how it fared is in application properties, the body is one section of data.
 
 use std::fmt;
+use std::sync::Arc;
 
 use fe2o3_amqp::link::delivery::Delivery;
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_amqp::read::SliceReader;
 
 use super::failure::Wrong;
+use super::sessions::Grip;
 
 /// How many failed attempts are kept of a message, and how much of the error of each, in characters.
 const ATTEMPTS_KEPT: usize = 8;
@@ -205,6 +207,8 @@ pub(super) struct Received {
     pub(super) given_up: Option<String>,
     /// When it came, by our clock.
     pub(super) came: UnixMillis,
+    /// The session it came by, on a queue with sessions.
+    pub(super) session: Option<Arc<Grip>>,
 }
 
 impl Received {
@@ -238,6 +242,7 @@ impl Received {
             about: About::read(&properties),
             given_up,
             came: now,
+            session: None,
         }
     }
 

@@ -41,7 +41,7 @@ impl ServiceBus {
         lease: Duration,
     ) -> Result<bool, Error> {
         let Some(held) = self.held.find(queue, receipt) else { return Ok(true) };
-        match self.pair(queue).alive.renew(held.token).await {
+        match self.pair(queue).alive.renew(held.token, held.session.as_deref()).await {
             Ok(()) => {
                 self.held.renewed(queue, receipt, self.clock.now().plus(lease));
                 Ok(false)
@@ -62,6 +62,7 @@ impl ServiceBus {
         settlement: Settlement,
     ) -> Result<bool, Error> {
         let Some(held) = self.held.find(queue, receipt) else { return Ok(false) };
+        let session = held.session.clone();
         let done = match settlement {
             Settlement::Complete => self.dispose(queue, &held, &Disposition::Completed).await,
             Settlement::Retry { after, error } => self.retry(queue, held, after, &error).await,
@@ -71,10 +72,12 @@ impl ServiceBus {
         match done {
             Ok(()) => {
                 self.held.forget(queue, receipt);
+                session.inspect(|session| session.done());
                 Ok(true)
             }
             Err(Ended::LeaseLost) => {
                 self.held.forget(queue, receipt);
+                session.inspect(|session| session.give_up());
                 Ok(false)
             }
             Err(Ended::Other(error)) => Err(error),
@@ -82,7 +85,7 @@ impl ServiceBus {
     }
 
     async fn dispose(&self, queue: QueueName, held: &Held, disposition: &Disposition) -> Result<(), Ended> {
-        let done = self.pair(queue).alive.dispose(held.token, disposition).await;
+        let done = self.pair(queue).alive.dispose(held.token, held.session.as_deref(), disposition).await;
         self.bell(queue).notify_waiters();
         done.map_err(|wrong| Ended::of(wrong, "settling a message of Service Bus"))
     }
@@ -102,7 +105,7 @@ impl ServiceBus {
         }
         // Somebody else may have it by now, and then it is theirs to retry.
         let alive = &self.pair(queue).alive;
-        let renewed = alive.renew(held.token).await;
+        let renewed = alive.renew(held.token, held.session.as_deref()).await;
         renewed.map_err(|wrong| Ended::of(wrong, "renewing a lock of Service Bus"))?;
         about.before = held.leased.deliveries;
         about.released = 0;
@@ -131,7 +134,7 @@ impl ServiceBus {
         error: String,
     ) -> Result<(), Ended> {
         let (alive, now) = (&self.pair(queue).alive, self.clock.now());
-        let renewed = alive.renew(held.token).await;
+        let renewed = alive.renew(held.token, held.session.as_deref()).await;
         renewed.map_err(|wrong| Ended::of(wrong, "renewing a lock of Service Bus"))?;
         let description = error.chars().take(DESCRIPTION).collect();
         let died = Died {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod server;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyturn_azure::service_bus::{Access, Namespace, Settings};
+use keyturn_azure::service_bus::{Access, Namespace, SessionSettings, Settings};
 use keyturn_azure::{Attempts, ServiceBus};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_embedded::{Database, OpenOptions};
@@ -19,6 +19,7 @@ pub(crate) struct Deployment {
     pub(crate) fake: FakeServiceBus,
     pub(crate) state: Database,
     pub(crate) clock: ManualClock,
+    settings: Settings,
     _folder: TempDir,
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn settings(url: &str) -> Settings {
         },
         timeout: Duration::from_secs(10),
         refresh: Duration::from_mins(4),
+        sessions: None,
         counted: 250,
         sweep: Duration::from_mins(1),
         ca: None,
@@ -59,17 +61,23 @@ pub(crate) fn by_key(key: &str) -> Access {
 
 impl Deployment {
     pub(crate) fn with(given: &Value) -> Self {
+        Self::having(given, None)
+    }
+
+    /// One whose settings say this of sessions.
+    pub(crate) fn having(given: &Value, sessions: Option<SessionSettings>) -> Self {
         let fake = FakeServiceBus::start(&queues(given), None);
         let clock = fake.clock();
-        let (queues, state, folder) = on(&settings(&fake.url("amqp")), by_key(KEY), &clock);
-        Self { queues, fake, state, clock, _folder: folder }
+        let settings = Settings { sessions, ..settings(&fake.url("amqp")) };
+        let (queues, state, folder) = on(&settings, by_key(KEY), &clock);
+        Self { queues, fake, state, clock, settings, _folder: folder }
     }
 
     /// Another process of the same deployment.
     pub(crate) fn sibling(&self) -> ServiceBus {
         let (clock, graveyard) = (Arc::new(self.clock.clone()), Arc::new(self.state.clone()));
-        let settings = settings(&self.fake.url("amqp"));
-        ServiceBus::new(settings, by_key(KEY), graveyard, clock, Arc::new(SystemEntropy)).unwrap()
+        ServiceBus::new(self.settings.clone(), by_key(KEY), graveyard, clock, Arc::new(SystemEntropy))
+            .unwrap()
     }
 }
 

@@ -176,6 +176,10 @@ pub(super) fn standing(connection: &Connection) -> Result<Standing, Failure> {
             "SELECT max((SELECT coalesce(max(id), 0) FROM events), (SELECT coalesce(max(event), 0) FROM lanes))",
         )?,
         versions: number("SELECT coalesce(max(id), 0) FROM vault_versions")?,
+        shipped: [
+            number("SELECT place FROM shipped WHERE stream = 1")?,
+            number("SELECT place FROM shipped WHERE stream = 2")?,
+        ],
     };
     for (queue, sent) in QueueName::ALL.into_iter().zip(&mut standing.sent) {
         let (code, name) = (rows::queue_code(queue), queue.as_str());

@@ -205,6 +205,10 @@ pub(super) async fn settle(client: &Client, standing: &Standing) -> Result<(), F
     for (queue, sent) in QueueName::ALL.into_iter().zip(standing.sent) {
         client.execute(count, &[&rows::queue_code(queue), &sent]).await?;
     }
+    for (stream, place) in (1_i16..).zip(standing.shipped) {
+        let shipped = "UPDATE shipped SET place = $2, holder = NULL, held_until = 0 WHERE stream = $1";
+        client.execute(shipped, &[&stream, &place]).await?;
+    }
     let generation = "UPDATE epoch SET generation = $1, restored_at = $2";
     client.execute(generation, &[&standing.generation, &standing.restored_at]).await?;
     Ok(())
@@ -223,6 +227,10 @@ pub(super) async fn standing(client: &Client) -> Result<Standing, Failure> {
         versions: number(client, "vault_versions_id_seq").await?,
         ..Standing::default()
     };
+    for (stream, place) in (1_i16..).zip(&mut standing.shipped) {
+        let shipped = "SELECT place::bigint FROM shipped WHERE stream = $1";
+        *place = rows::column(&client.query_one(shipped, &[&stream]).await?, 0)?;
+    }
     let sum = "SELECT sum(sent)::bigint FROM queue_counters WHERE queue = $1";
     for (queue, sent) in QueueName::ALL.into_iter().zip(&mut standing.sent) {
         *sent = rows::column(&client.query_one(sum, &[&rows::queue_code(queue)]).await?, 0)?;

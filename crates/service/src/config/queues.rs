@@ -141,6 +141,9 @@ impl Sections {
                 format!("{}: must be at least workers.lease; shorten that, or make the queues with more", key("lock"))
             }),
             (!(1..=64).contains(&section.parallel)).then(|| format!("{}: must be 1 to 64", key("parallel"))),
+            within("session_idle", section.session_idle.0, millis(1), Duration::from_secs(10), "1ms to 10s"),
+            (!(1..=200).contains(&section.sessions_held))
+                .then(|| format!("{}: must be 1 to 200", key("sessions_held"))),
             (!(1..=10_000).contains(&section.counted)).then(|| format!("{}: must be 1 to 10000", key("counted"))),
             self.azure.proxy.is_some().then(|| {
                 "azure.proxy: Service Bus is reached over AMQP, which goes through no such proxy; open port 5671 to it"
@@ -160,6 +163,10 @@ impl Sections {
                     attempts: self.azure.attempts(),
                     timeout: self.azure.timeout.0,
                     refresh: section.refresh.0,
+                    sessions: section.sessions.then_some(service_bus::SessionSettings {
+                        held: section.sessions_held,
+                        idle: section.session_idle.0,
+                    }),
                     counted: section.counted,
                     sweep: section.sweep.0,
                     ca: None,

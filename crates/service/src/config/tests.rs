@@ -102,6 +102,9 @@ fn retention_that_forgets_too_early_is_refused() {
         ("[logs]\nlook_every = \"99ms\"", "logs.look_every: must be 100ms to 1h"),
         ("[retention]\nbatch = 0", "retention.batch: must be 1 to 10000"),
         ("[backup]\npages = 0", "backup.pages: must be at least 1"),
+        ("[health]\nprobe_every = \"50ms\"", "health.probe_every: must be 100ms to 1h"),
+        ("[health]\nprobe_timeout = \"6m\"", "health.probe_timeout: must be 100ms to 5m"),
+        ("[health]\naway_after = 0", "health.away_after: must be 1 to 100"),
     ] {
         let error = load(&format!("[deployment]\nname = \"x\"\n{text}\n")).unwrap_err();
         assert!(error.contains(part), "{text:?} gave {error:?}");
@@ -165,6 +168,11 @@ fn service_bus_is_checked() {
         (&format!("{good}prefix = \"K\"\n"), "queues.service_bus.prefix"),
         (&format!("{good}lock = \"10s\"\n[workers]\nlease = \"30s\"\n"), "at least workers.lease"),
         (&format!("{good}counted = 0\n"), "queues.service_bus.counted"),
+        (
+            &format!("{good}sessions = true\nsessions_held = 0\n"),
+            "queues.service_bus.sessions_held: must be 1 to 200",
+        ),
+        (&format!("{good}session_idle = \"11s\"\n"), "queues.service_bus.session_idle: must be 1ms to 10s"),
         (&format!("{good}[azure]\nproxy = \"http://proxy.example\"\n"), "open port 5671"),
     ] {
         let error = load(&whole(text)).unwrap_err();

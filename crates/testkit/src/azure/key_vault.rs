@@ -101,6 +101,9 @@ struct Sets {
     taken: VecDeque<Instant>,
     most: usize,
     refused: usize,
+    all: usize,
+    first: Option<Instant>,
+    last: Option<Instant>,
 }
 
 impl Sets {
@@ -115,6 +118,9 @@ impl Sets {
             return false;
         }
         self.taken.push_back(now);
+        self.all += 1;
+        self.first.get_or_insert(now);
+        self.last = Some(now);
         self.most = self.most.max(self.taken.len());
         true
     }
@@ -182,6 +188,13 @@ impl FakeKeyVault {
     /// How many sets were above that limit.
     pub fn refused_sets(&self) -> usize {
         lock(&self.shared.sets).refused
+    }
+
+    /// How many sets were taken under that limit, and the time from the first to the last of them.
+    pub fn taken_sets(&self) -> (usize, Duration) {
+        let sets = lock(&self.shared.sets);
+        let lasted = sets.first.zip(sets.last).map(|(first, last)| last.saturating_duration_since(first));
+        (sets.all, lasted.unwrap_or_default())
     }
 
     /// The most sets in a window.

@@ -1,13 +1,18 @@
-//! The database's file, and the disk below it.
+//! The database: its file and the disk below it, or the server that has it.
 
 use std::fs;
 use std::path::Path;
 
+use keyturn_ports::audit::{Action, NewRow};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Check, Deployment};
 
-pub(super) fn examine(deployment: &Deployment) -> Vec<Check> {
+pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+    if deployment.config.postgres.is_some() {
+        // Its disk is another machine's.
+        return vec![appendable(deployment).await];
+    }
     let file = &deployment.config.sections.data.file;
     vec![integrity(file), wal(deployment, file), space(deployment, file), writable(file)]
 }
@@ -64,9 +69,31 @@ fn space(deployment: &Deployment, file: &Path) -> Check {
     }
 }
 
+/// The same as [`writable`] on a server, as the port asks it.
+async fn appendable(deployment: &Deployment) -> Check {
+    let (at, actor) = (deployment.engines.clock().now(), "doctor".to_owned());
+    let row = NewRow {
+        at,
+        actor,
+        action: Action::SecretGet,
+        device: None,
+        reason: String::new(),
+        detail: String::new(),
+    };
+    match deployment.engines.audit().probe(row).await {
+        Ok(()) => Check::ok(AUDIT_WRITABLE, "a row could be written, and was not"),
+        Err(error) => {
+            let mend = "see that the server takes writes, and the rights of this user: docs/POSTGRESQL.md; until then \
+                        no password is shown";
+            Check::failed(AUDIT_WRITABLE, error.to_string(), mend)
+        }
+    }
+}
+
+const AUDIT_WRITABLE: &str = "audit writable";
+
 /// Whether a row could be written, the audit's above all: without it no password is shown.
 fn writable(file: &Path) -> Check {
-    const NAME: &str = "audit writable";
     let tried = open(file, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|connection| {
         connection.execute_batch(
             "BEGIN IMMEDIATE; \
@@ -76,10 +103,10 @@ fn writable(file: &Path) -> Check {
         )
     });
     match tried {
-        Ok(()) => Check::ok(NAME, "a row could be written, and was not"),
+        Ok(()) => Check::ok(AUDIT_WRITABLE, "a row could be written, and was not"),
         Err(error) => {
             let mend = "see who owns the file and whether the disk is full or read-only; until then no password is shown";
-            Check::failed(NAME, error.to_string(), mend)
+            Check::failed(AUDIT_WRITABLE, error.to_string(), mend)
         }
     }
 }

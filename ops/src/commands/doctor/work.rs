@@ -5,7 +5,9 @@ use keyturn_ports::audit::Verified;
 use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
 use keyturn_ports::roster::Standing;
+use keyturn_ports::vault::VaultReader as _;
 use keyturn_service::config::DirectoryEngine;
+
 use keyturn_service::fleet;
 
 use super::{Check, Deployment};
@@ -18,6 +20,9 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![clock(deployment).await];
     for queue in QueueName::ALL {
         checks.push(self::queue(deployment, queue).await);
+    }
+    for queue in &deployment.config.queues.service_bus {
+        checks.extend(sessions(deployment, *queue).await);
     }
     for (queue, engine) in deployment.engines.strays() {
         checks.push(strays(*queue, &**engine).await);
@@ -92,6 +97,20 @@ async fn queue(deployment: &Deployment, name: QueueName) -> Check {
     Check::ok(NAME, found)
 }
 
+/// Whether a queue of Service Bus requires sessions just if the configuration says so. It asks as a receiver does, and takes
+/// nothing.
+async fn sessions(deployment: &Deployment, queue: QueueName) -> Option<Check> {
+    const NAME: &str = "sessions";
+    let required = deployment.config.sections.queues.service_bus.sessions;
+    let mend = "set queues.service_bus.sessions to what the queues were made with (--enable-session), or make them anew; \
+                all of them are alike";
+    Some(match deployment.engines.service_bus()?.agrees(queue).await {
+        Ok(()) if required => Check::ok(NAME, format!("{queue}: it requires sessions, as configured")),
+        Ok(()) => Check::ok(NAME, format!("{queue}: it requires none, as configured")),
+        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), mend),
+    })
+}
+
 /// Messages that lie dead on their engine and are in no index.
 async fn strays(queue: QueueName, engine: &dyn Strays) -> Check {
     const NAME: &str = "dead letters";
@@ -109,6 +128,17 @@ async fn strays(queue: QueueName, engine: &dyn Strays) -> Check {
 /// Opens versions that are there; none is made, because it would be nobody's.
 async fn vault(deployment: &Deployment) -> Check {
     const NAME: &str = "vault";
+    if let Some(vault) = deployment.engines.key_vault() {
+        // The question that every write begins with, about a device that nobody has. No password is read: that is what
+        // the audit is for.
+        let nobody = DeviceId::from_bytes(deployment.engines.entropy().bytes());
+        let mend = "see vault.urls, and whether whoever runs this may list secrets; the rotator asks as itself: \
+                    docs/AZURE.md, docs/runbooks/vault-writes-fail.md";
+        return match vault.history(nobody).await {
+            Ok(_) => Check::ok(NAME, format!("Key Vault answers: {vault:?}")),
+            Err(error) => Check::failed(NAME, error.to_string(), mend),
+        };
+    }
     let keys = match deployment.keys.vault() {
         Ok(keys) => keys,
         Err(error) => return Check::failed(NAME, error.to_string(), "put the key file back"),

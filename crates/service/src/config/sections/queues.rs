@@ -91,6 +91,16 @@ pub struct ServiceBus {
     /// How long before its end a token is replaced.
     #[config(default = "4m")]
     pub refresh: Span,
+    /// Whether the queues require sessions (--enable-session true), so that the messages of one device are worked on one
+    /// at a time, by one process at a time, in their order. It is said when a queue is made and cannot be changed.
+    #[config(default = false)]
+    pub sessions: bool,
+    /// The most sessions that a process has of one queue, and so the most messages of it that it works on at once.
+    #[config(default = 32)]
+    pub sessions_held: usize,
+    /// After how long without a message of its device a session is given back.
+    #[config(default = "100ms")]
+    pub session_idle: Span,
     /// Up to how many messages a depth is counted. Each hundred are a request, and come with their bodies.
     #[config(default = 200)]
     pub counted: u32,

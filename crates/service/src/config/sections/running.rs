@@ -98,6 +98,16 @@ pub struct Health {
     /// ledger from end to end. "0s": never.
     #[config(default = "15m")]
     pub fleet_every: Span,
+    /// How often each process asks the engines that it uses whether they are there, for /readyz and keyturn_engine_up.
+    /// One question each.
+    #[config(default = "10s")]
+    pub probe_every: Span,
+    /// How long an answer to that may take.
+    #[config(default = "5s")]
+    pub probe_timeout: Span,
+    /// After how many failures in a row an engine is away. One answer, and it is back.
+    #[config(default = 2)]
+    pub away_after: u32,
 }
 
 /// What is logged.
