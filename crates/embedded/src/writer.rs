@@ -25,6 +25,7 @@ pub(crate) mod op;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
@@ -40,6 +41,12 @@ use crate::signals::{Signals, Woken};
 /// Beyond this the share of a commit that one write pays is too small to matter, and those at the front of the
 /// batch would wait for those at its end.
 const LARGEST_BATCH: usize = 512;
+
+/// After a commit of so many writes it is waited for the next as many, for so many moments of this length at most. A sync
+/// takes ten times as long.
+const MANY: usize = 16;
+const MOMENTS: usize = 3;
+const MOMENT: Duration = Duration::from_micros(20);
 
 /// How many writes may wait before callers wait to hand theirs over.
 const WAITING: usize = 4 * LARGEST_BATCH;
@@ -172,7 +179,10 @@ impl Committer {
 
     fn run(mut self, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
         let mut batch = Vec::with_capacity(LARGEST_BATCH);
+        let mut last = 0;
         while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
+            gather(&mut waiting, &mut batch, last);
+            last = batch.len();
             self.commit(&mut batch);
             self.parked.retain(|op| op.waits().is_some());
             self.parked.extend(batch.drain(..).filter(|op| op.waits().is_some()));
@@ -261,6 +271,25 @@ impl Committer {
             self.suspect = false;
         }
         Ok(())
+    }
+}
+
+/// Waits a moment for those who are about to come back: whoever was answered by the last commit and writes again would
+/// otherwise wait for two syncs, the one that begins with the first of them and their own. Only where that many were
+/// answered that the moment is little beside what it saves.
+#[expect(clippy::disallowed_methods, reason = "a thread of ours, which has nothing else to do")]
+fn gather(waiting: &mut mpsc::Receiver<Box<dyn Op>>, batch: &mut Vec<Box<dyn Op>>, last: usize) {
+    for _ in 0..MOMENTS {
+        let syncs = batch.iter().any(|op| op.durability() == Durability::Told);
+        if !syncs || last < MANY || batch.len() >= last / 4 * 3 {
+            return;
+        }
+        std::thread::sleep(MOMENT);
+        while batch.len() < LARGEST_BATCH
+            && let Ok(op) = waiting.try_recv()
+        {
+            batch.push(op);
+        }
     }
 }
 
