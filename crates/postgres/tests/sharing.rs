@@ -101,11 +101,12 @@ fn a_newer_schema_opens_only_if_it_allows_this_release() {
 fn nothing_moves_into_tables_of_which_some_are_unknown() {
     let database = TestDatabase::fresh();
     drop(open(&database));
+    let known = database.sql("SELECT value FROM meta WHERE key = 'schema'");
     database.sql("UPDATE meta SET value = 900 WHERE key = 'schema'");
     let settings = settings(&database);
     let error = Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap_err();
     assert!(matches!(error, OpenError::NewerToMove { found: 900, .. }), "{error}");
-    database.sql("UPDATE meta SET value = 5 WHERE key = 'schema'");
+    database.sql(&format!("UPDATE meta SET value = {known} WHERE key = 'schema'"));
     Arrival::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap();
     assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'compatible_from'"), "1");
 }
