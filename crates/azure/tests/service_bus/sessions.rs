@@ -194,8 +194,9 @@ async fn links_that_drop_lose_and_double_nothing() {
         ("update-disposition", "before"),
         ("update-disposition", "after"),
     ] {
-        queues.send(QUEUE, vec![of(1, 1)]).await.unwrap();
+        // Before it is sent: whoever waits on a link of before is given it at once.
         deployment.fake.fault(step, how, 1);
+        queues.send(QUEUE, vec![of(1, 1)]).await.unwrap();
         let mut tries = 0;
         while queues.depth(QUEUE).await.unwrap().total > 0 {
             for leased in queues.lease(QUEUE, 9, LEASE).await.unwrap() {
