@@ -233,7 +233,9 @@ mod tests {
         point[0] = 4;
         let reference = KeyReference::new("signing-2", KEY.to_owned(), &point);
         let text = reference.format();
-        let FiledSigningKey::Elsewhere(read) = FiledSigningKey::parse(&text).unwrap() else { panic!("{text}") };
+        let FiledSigningKey::Elsewhere(read) = FiledSigningKey::parse(&text).unwrap() else {
+            panic!("{text}")
+        };
         assert_eq!((&read, read.key(), read.public().kid.as_str()), (&reference, KEY, "signing-2"));
         let here = FiledSigningKey::parse(&SigningKey::format("signing", "signing-1", &[1; 32])).unwrap();
         assert!(matches!(&here, FiledSigningKey::Here(key) if key.kid() == "signing-1"));
