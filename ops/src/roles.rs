@@ -91,7 +91,7 @@ impl Roles {
         };
         let keys = keys.live(|keys| {
             let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);
-            Ok(keyturn_rotator::Keys { nonces, stamps, findings, signing: Arc::new(keys.signing()?) })
+            Ok(keyturn_rotator::Keys { nonces, stamps, findings, signing: keys.signing()? })
         })?;
         let ports =
             keyturn_rotator::Ports { ledger: engines.ledger(), reader: engines.ledger_reader(), vault };

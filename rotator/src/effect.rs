@@ -2,24 +2,40 @@
 
 use keyturn_domain::ids::{EventId, RequestId};
 use keyturn_domain::lane::{self, LaneEvent};
+use keyturn_pipeline::signing::ResultKey;
 use keyturn_ports::ledger::{Commit, Happening, Issued, NewEvent, Stored};
 use keyturn_ports::queue::{NewMessage, QueueName};
 use keyturn_schemas::alarm::AlarmRaised;
 use keyturn_schemas::envelope::Envelope;
 use sha2::{Digest, Sha256};
 
-use crate::answer::{Said, Speaker};
+use crate::answer::{Said, Speaker, Spoken, Unsigned};
 use crate::handler::Inner;
 use crate::judge::Judged;
 use crate::plan::{self, Act, Answering};
 use crate::versions::Ready;
 
+/// The effect of a message, and its answer if the signature of that is still missing; then it is not in the outbox yet.
+pub(crate) struct Draft {
+    pub(crate) commit: Commit,
+    pub(crate) unsigned: Option<Box<Unsigned>>,
+}
+
 impl Inner {
     /// The effect of a message: its lane, what happened, and the answer on its way to the notifier.
-    pub(crate) fn effect(&self, judged: &Judged, mut act: Act, ready: Option<Ready>) -> Commit {
+    pub(crate) fn effect(
+        &self,
+        judged: &Judged,
+        mut act: Act,
+        ready: Option<Ready>,
+        key: &ResultKey,
+    ) -> Draft {
         let now = self.clock.now();
         let wanted = plan::wanted(judged);
-        let answer = self.say(judged, act.reply, ready.as_ref());
+        let (answer, unsigned) = match self.say(judged, act.reply, ready.as_ref(), key) {
+            Spoken::Whole(answer) => (Some(answer), None),
+            Spoken::Unsigned(unsigned) => (None, Some(unsigned)),
+        };
         let made = ready.and_then(|ready| ready.issued);
         if let (Answering::Fresh(reason), Some(Stored { value, .. }), Some(Issued { version, .. })) =
             (act.reply, act.lane.as_mut(), made.as_ref())
@@ -40,17 +56,23 @@ impl Inner {
         };
         let events: Vec<NewEvent> = (0..).zip(act.happenings).map(event).collect();
         let alarms = events.iter().filter_map(|event| alarm(judged, event));
-        let outbox = std::iter::once((QueueName::Outcomes, answer)).chain(alarms).collect();
+        let outbox = answer.map(|answer| (QueueName::Outcomes, answer)).into_iter().chain(alarms).collect();
         let (request, nonce, mark) = (wanted.request, wanted.nonce, wanted.mark);
-        Commit { request, nonce, mark, lane: act.lane, issued, events, outbox }
+        Draft { commit: Commit { request, nonce, mark, lane: act.lane, issued, events, outbox }, unsigned }
     }
 
     /// The answer to a message, on its way to the notifier.
-    pub(crate) fn say(&self, judged: &Judged, answering: Answering, ready: Option<&Ready>) -> NewMessage {
-        let (now, keys) = (self.clock.now(), self.keys.now());
+    pub(crate) fn say(
+        &self,
+        judged: &Judged,
+        answering: Answering,
+        ready: Option<&Ready>,
+        key: &ResultKey,
+    ) -> Spoken {
+        let now = self.clock.now();
         let speaker = Speaker {
             deployment: &self.settings.deployment,
-            key: &keys.signing,
+            key,
             now,
             expires: now.plus(self.settings.result_ttl),
         };

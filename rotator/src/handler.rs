@@ -13,6 +13,7 @@ use keyturn_domain::policies::Policies;
 use keyturn_pipeline::aside::aside;
 use keyturn_pipeline::decode::decode;
 use keyturn_pipeline::handler::{Failure, Handled, Handler};
+use keyturn_pipeline::signing::ResultKey;
 use keyturn_ports::ledger::{Ledger, LedgerReader};
 use keyturn_ports::queue::Leased;
 use keyturn_ports::vault::Vault;
@@ -20,7 +21,6 @@ use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::envelope::Found;
 use keyturn_schemas::finding::FindingKeys;
 use keyturn_schemas::nonce::NonceKeys;
-use keyturn_schemas::signing::SigningKey;
 use keyturn_schemas::stamp::{Freshness, StampKeys};
 
 use crate::judge::{Judged, judge};
@@ -51,7 +51,7 @@ pub struct Keys {
     /// To check findings.
     pub findings: FindingKeys,
     /// To sign answers.
-    pub signing: Arc<SigningKey>,
+    pub signing: ResultKey,
 }
 
 /// What a rotator works on.

@@ -1,7 +1,6 @@
 //! `keyturn-rotator`: a worker on `findings`, as a process of its own. It listens nowhere.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use keyturn_rotator::{Keys, Ports, Rotator, Settings};
 use keyturn_service::keys::KeyStore;
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
         };
         let keys = keys.live(|keys| {
             let (nonces, stamps, findings) = (keys.nonces()?, keys.stamps()?, keys.findings()?);
-            Ok(Keys { nonces, stamps, findings, signing: Arc::new(keys.signing()?) })
+            Ok(Keys { nonces, stamps, findings, signing: keys.signing()? })
         })?;
         let rotator = Rotator::new(settings, keys, ports, engines.clock(), engines.entropy());
         tokio::join!(host.work(QueueName::Findings, rotator), host.tend());

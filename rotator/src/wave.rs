@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use keyturn_domain::policies::{Policies, Policy, Who};
 use keyturn_pipeline::handler::{Failure, Handled};
+use keyturn_pipeline::signing::ResultKey;
 use keyturn_ports::ledger::{Commit, Committed, Loaded};
 use keyturn_ports::queue::{NewMessage, QueueName};
 use tracing::{info, warn};
 
+use crate::answer::{Spoken, sign_all};
+use crate::effect::Draft;
 use crate::handler::Inner;
 use crate::judge::Judged;
 use crate::plan::{self, Act, Answering, MARK_REUSED, Plan, plan};
@@ -31,7 +34,8 @@ impl Inner {
             Ok(loaded) => loaded,
             Err(error) => return (fail_all(&wave, &error), Vec::new()),
         };
-        let now = self.clock.now();
+        let (now, keys) = (self.clock.now(), self.keys.now());
+        let mut disowned = Vec::new();
         let (mut done, mut acts) = (Vec::with_capacity(wave.len()), Vec::with_capacity(wave.len()));
         for (case, loaded) in wave.into_iter().zip(&loaded) {
             let lost = match self.lost(&case.judged, loaded).await {
@@ -45,25 +49,42 @@ impl Inner {
             match plan(&case.judged, loaded, lost, &policy.rotation, now) {
                 Plan::Nothing => done.push((case.slot, Handled::done())),
                 Plan::Revalidate => done.push((case.slot, revalidate(&case.judged))),
-                Plan::Disown => done.push((case.slot, self.disown(&case.judged))),
+                Plan::Disown => disowned.push(case),
                 Plan::Act(act) => acts.push((case, *act)),
             }
         }
-        let drafts = self.draft(acts, &mut done).await;
+        self.disown(disowned, &keys.signing, &mut done).await;
+        let drafts = self.draft(acts, &keys.signing, &mut done).await;
+        let drafts = sign(drafts, &keys.signing, &mut done).await;
         let again = self.commit(drafts, &mut done).await;
         (done, again)
     }
 
-    fn disown(&self, judged: &Judged) -> Handled {
-        let (rid, device) = (judged.message.message().rid(), judged.lane.device);
-        metrics::counter!("keyturn_refusals_total", "code" => MARK_REUSED).increment(1);
-        warn!(request.id = %rid, device.id = %device, code = MARK_REUSED,
-            "a message carries the mark of another message of the same key");
-        Handled::forward(QueueName::Outcomes, self.say(judged, Answering::REFUSED, None))
+    async fn disown(&self, cases: Vec<Case>, key: &ResultKey, done: &mut Done) {
+        let forward = |message| Handled::forward(QueueName::Outcomes, message);
+        let (mut slots, mut unsigned) = (Vec::new(), Vec::new());
+        for Case { slot, judged } in cases {
+            let (rid, device) = (judged.message.message().rid(), judged.lane.device);
+            metrics::counter!("keyturn_refusals_total", "code" => MARK_REUSED).increment(1);
+            warn!(request.id = %rid, device.id = %device, code = MARK_REUSED,
+                "a message carries the mark of another message of the same key");
+            match self.say(&judged, Answering::REFUSED, None, key) {
+                Spoken::Whole(message) => done.push((slot, forward(message))),
+                Spoken::Unsigned(one) => {
+                    slots.push(slot);
+                    unsigned.push(*one);
+                }
+            }
+        }
+        if let (ResultKey::Elsewhere(key), false) = (key, unsigned.is_empty()) {
+            let signed = sign_all(key, unsigned).await;
+            let handled = signed.into_iter().map(|one| one.map_or_else(Handled::failed, forward));
+            done.extend(slots.into_iter().zip(handled));
+        }
     }
 
     /// Works out every act's effect and answer; those that need a version and cannot have one fail alone.
-    async fn draft(&self, acts: Vec<(Case, Act)>, done: &mut Done) -> Vec<(Case, Commit)> {
+    async fn draft(&self, acts: Vec<(Case, Act)>, key: &ResultKey, done: &mut Done) -> Vec<(Case, Draft)> {
         let needs = acts.iter().filter_map(|(case, act)| need(&case.judged, act)).collect();
         let mut provided = self.versions().provide(needs).await.into_iter();
         let lost = || Err(Failure::Engine("the vault work lost count of its answers".to_owned()));
@@ -73,7 +94,7 @@ impl Inner {
                 need(&case.judged, &act).map(|_| provided.next().unwrap_or_else(lost)).transpose();
             match ready {
                 Ok(ready) => {
-                    let effect = self.effect(&case.judged, act, ready);
+                    let effect = self.effect(&case.judged, act, ready, key);
                     drafts.push((case, effect));
                 }
                 Err(failure) => done.push((case.slot, Handled::failed(failure))),
@@ -118,6 +139,37 @@ impl Inner {
         }
         again
     }
+}
+
+/// Completes the answers that a key elsewhere signs; those that it does not sign now fail alone. What the vault has for
+/// them by now is found when they come again.
+async fn sign(drafts: Vec<(Case, Draft)>, key: &ResultKey, done: &mut Done) -> Vec<(Case, Commit)> {
+    let ResultKey::Elsewhere(key) = key else {
+        return drafts.into_iter().map(|(case, draft)| (case, draft.commit)).collect();
+    };
+    let (mut ready, mut waiting, mut unsigned) = (Vec::with_capacity(drafts.len()), Vec::new(), Vec::new());
+    for (case, draft) in drafts {
+        match draft.unsigned {
+            None => ready.push((case, draft.commit)),
+            Some(one) => {
+                waiting.push((case, draft.commit));
+                unsigned.push(*one);
+            }
+        }
+    }
+    if waiting.is_empty() {
+        return ready;
+    }
+    for ((case, mut commit), signed) in waiting.into_iter().zip(sign_all(key, unsigned).await) {
+        match signed {
+            Ok(message) => {
+                commit.outbox.insert(0, (QueueName::Outcomes, message));
+                ready.push((case, commit));
+            }
+            Err(failure) => done.push((case.slot, Handled::failed(failure))),
+        }
+    }
+    ready
 }
 
 /// The policy of a message's device: by what it says now, and by its groups as the directory told just now or, if it

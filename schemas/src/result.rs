@@ -127,6 +127,17 @@ pub fn sign(answer: &Answer, key: &SigningKey) -> serde_json::Result<String> {
     Ok(jws::join(input, &signature))
 }
 
+/// What a key that is elsewhere has to sign for an answer.
+pub fn signing_input(answer: &Answer, key: &PublicKey) -> serde_json::Result<String> {
+    let header = Header { alg: key.alg, typ: TYP.to_owned(), kid: key.kid.clone() };
+    jws::signing_input(&header, answer)
+}
+
+/// Completes a result with the signature of its [`signing_input`].
+pub fn complete(signing_input: String, signature: &[u8]) -> String {
+    jws::join(signing_input, signature)
+}
+
 /// Reads a result signed by one of `trusted`.
 pub fn verify(text: &str, trusted: &[PublicKey]) -> Result<Answer, ResultError> {
     let parts = jws::split::<Header>(text)?;
@@ -142,10 +153,12 @@ pub fn verify(text: &str, trusted: &[PublicKey]) -> Result<Answer, ResultError> 
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest::{Digest, SHA256};
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
     use super::*;
+    use crate::signing::es256_digest;
 
     fn answer() -> Answer {
         Answer {
@@ -184,10 +197,10 @@ mod tests {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
         let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
         let public = |alg| PublicKey { kid: "v".to_owned(), alg, x: x.clone() };
-        let header = Header { alg: ServerAlgorithm::ES256, typ: TYP.to_owned(), kid: "v".to_owned() };
-        let input = jws::signing_input(&header, &answer()).unwrap();
-        let signature = pair.sign(&random, input.as_bytes()).unwrap();
-        let text = jws::join(input, signature.as_ref());
+        let input = signing_input(&answer(), &public(ServerAlgorithm::ES256)).unwrap();
+        let digest = Digest::import_less_safe(&es256_digest(input.as_bytes()), &SHA256).unwrap();
+        let signature = pair.sign_digest(&digest).unwrap();
+        let text = complete(input, signature.as_ref());
         assert_eq!(verify(&text, &[public(ServerAlgorithm::ES256)]), Ok(answer()));
         assert_eq!(verify(&text, &[public(ServerAlgorithm::EdDSA)]), Err(ResultError::Untrusted));
     }

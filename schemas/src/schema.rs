@@ -60,6 +60,7 @@ pub fn documents() -> Vec<Document> {
         document::<mac::RingFile>("key-ring-file"),
         document::<WrappedFile>("wrapped-keys-file"),
         document::<signing::KeyFile>("signing-key-file"),
+        document::<signing::KeyReference>("signing-key-reference"),
         document::<Problem>("problem"),
         document::<NonceAnswer>("nonce-answer"),
         document::<TicketAnswer>("ticket-answer"),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey,
 };
@@ -45,6 +46,104 @@ impl PublicKey {
             ServerAlgorithm::ES256 => {
                 UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature).is_ok()
             }
+        }
+    }
+}
+
+/// The SHA-256 of a message: what a key that is elsewhere is asked to sign under ES256.
+pub fn es256_digest(message: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    // A SHA-256 has 32 bytes.
+    bytes.copy_from_slice(digest(&SHA256, message).as_ref());
+    bytes
+}
+
+/// The file of a signing key whose private half is in Azure Key Vault: which version of which key, and its public half. It
+/// is no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "SigningKeyReference"))]
+pub struct KeyReference {
+    /// `signing`.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "signing")))]
+    kind: String,
+    /// Its name in the key set.
+    kid: String,
+    /// ES256.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "ES256")))]
+    alg: ServerAlgorithm,
+    /// Base64url of the 65 bytes of the uncompressed point.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServerKey"))]
+    x: String,
+    /// The version that signs: `https://<vault>/keys/<name>/<version>`.
+    key: String,
+}
+
+impl KeyReference {
+    const KIND: &str = "signing";
+
+    /// A key by the address of its version and its uncompressed point.
+    pub fn new(kid: &str, key: String, point: &[u8; 65]) -> Self {
+        let x = URL_SAFE_NO_PAD.encode(point);
+        Self { kind: Self::KIND.to_owned(), kid: kid.to_owned(), alg: ServerAlgorithm::ES256, x, key }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let file: Self = serde_json::from_str(text).ok()?;
+        let point = URL_SAFE_NO_PAD.decode(&file.x).ok()?;
+        let whole = point.len() == 65 && point.first() == Some(&4);
+        let named = file.kind == Self::KIND && file.alg == ServerAlgorithm::ES256;
+        (whole && named).then_some(file)
+    }
+
+    /// The file's text.
+    pub fn format(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// The address of the version that signs, as the file has it.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey { kid: self.kid.clone(), alg: self.alg, x: self.x.clone() }
+    }
+}
+
+/// A file of the key that signs results: the key itself, or where it is.
+#[derive(Debug)]
+pub enum FiledSigningKey {
+    /// The key.
+    Here(SigningKey),
+    /// Where it is.
+    Elsewhere(KeyReference),
+}
+
+impl FiledSigningKey {
+    /// Reads a file of the key that signs results.
+    pub fn parse(text: &str) -> Result<Self, KeyFileError> {
+        if let Some(reference) = KeyReference::parse(text) {
+            return Ok(Self::Elsewhere(reference));
+        }
+        SigningKey::parse(KeyReference::KIND, text).map(Self::Here)
+    }
+
+    /// Its name.
+    pub fn kid(&self) -> &str {
+        match self {
+            Self::Here(key) => key.kid(),
+            Self::Elsewhere(reference) => &reference.kid,
+        }
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        match self {
+            Self::Here(key) => key.public(),
+            Self::Elsewhere(reference) => reference.public(),
         }
     }
 }
@@ -119,5 +218,35 @@ impl SigningKey {
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SigningKey({})", self.kid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "https://one.vault.azure.net/keys/a/0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_file_is_a_key_or_says_where_it_is() {
+        let mut point = [7; 65];
+        point[0] = 4;
+        let reference = KeyReference::new("signing-2", KEY.to_owned(), &point);
+        let text = reference.format();
+        let FiledSigningKey::Elsewhere(read) = FiledSigningKey::parse(&text).unwrap() else {
+            panic!("{text}")
+        };
+        assert_eq!((&read, read.key(), read.public().kid.as_str()), (&reference, KEY, "signing-2"));
+        let here = FiledSigningKey::parse(&SigningKey::format("signing", "signing-1", &[1; 32])).unwrap();
+        assert!(matches!(&here, FiledSigningKey::Here(key) if key.kid() == "signing-1"));
+        for (what, wrong) in [
+            ("a root key", text.replace("\"signing\"", "\"root\"")),
+            ("another algorithm", text.replace("ES256", "EdDSA")),
+            ("more than there is", text.replacen('{', r#"{"d":"AA","#, 1)),
+            ("no point", text.replace(&reference.x, &URL_SAFE_NO_PAD.encode([7; 65]))),
+            ("half a point", text.replace(&reference.x, &URL_SAFE_NO_PAD.encode(&point[..64]))),
+        ] {
+            assert!(FiledSigningKey::parse(&wrong).is_err(), "{what}");
+        }
     }
 }

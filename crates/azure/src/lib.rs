@@ -6,6 +6,7 @@
 mod failure;
 mod retry;
 mod transport;
+mod vault_key;
 
 pub mod credential;
 pub mod pace;
@@ -14,6 +15,7 @@ pub mod graph;
 pub mod key_vault;
 pub mod logs;
 pub mod service_bus;
+pub mod signing_key;
 pub mod storage_queues;
 pub mod wrapping_key;
 
@@ -22,6 +24,7 @@ pub use self::retry::Attempts;
 pub use self::service_bus::ServiceBus;
 pub use self::storage_queues::StorageQueues;
 pub use self::transport::{HttpsUrl, NotAUrl, Reach};
+pub use self::vault_key::{KeyUrl, NotAKey};
 
 use futures_util::StreamExt as _;
 use keyturn_ports::Error;

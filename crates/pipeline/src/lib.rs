@@ -4,7 +4,7 @@
 //! and what it had leased comes back to another.
 //!
 //! Reading order: [`handler`] (what a role supplies), [`worker`] (the loop), [`decode`], [`settle`] (retry or
-//! dead letter), [`replay`], [`hops`] (queues of several engines), [`measures`] and
+//! dead letter), [`signing`], [`replay`], [`hops`] (queues of several engines), [`measures`] and
 //! [`spans`] (telemetry), [`aside`] (where cryptography is done).
 
 pub mod handler;
@@ -14,6 +14,7 @@ pub mod aside;
 pub mod decode;
 pub mod measures;
 pub mod settle;
+pub mod signing;
 pub mod spans;
 
 pub mod hops;

@@ -29,5 +29,6 @@ pub mod chores;
 pub mod moving;
 pub mod schema;
 pub mod shipping;
+pub mod signing;
 
 pub use error::{Error, Kind};

@@ -6,6 +6,7 @@ mod logs;
 mod policies;
 mod queues;
 mod sections;
+mod signing;
 mod state;
 mod traces;
 
@@ -30,8 +31,9 @@ pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
 pub use self::sections::{
     Admission, Alarms, Azure, AzureCredential, AzureLogs, AzureStorage, Backup, Data, DeploymentSection,
     Directory, Doctor, Fleet, Health, Ingress, Logs, Password, PolicyEntry, Postgres, Queues, Retention,
-    Rotation, Sections, ServiceBus, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
+    Rotation, Sections, ServiceBus, Signing, State, Tls, Traces, Trust, Vault, WebhookEntry, Workers,
 };
+pub use self::signing::SigningEngine;
 pub use self::traces::TraceExport;
 
 /// The configuration as a process uses it: every value typed and checked.
@@ -63,6 +65,8 @@ pub struct Config {
     pub alarm_workers: WorkerSettings,
     /// Where versions are kept.
     pub vault: VaultEngine,
+    /// Where the key is that signs results.
+    pub signing: SigningEngine,
     /// How confirmed passwords are copied for people with plain vault tools, if they are.
     pub copies: Option<CopySettings>,
     /// Where devices are looked up.
@@ -180,6 +184,7 @@ impl Sections {
         let alarms = self.alarm_policy().map_err(|wrong| problems.extend(wrong)).ok();
         let postgres = self.postgres().map_err(|wrong| problems.extend(wrong)).ok();
         let vault = self.vault_engine().map_err(|wrong| problems.extend(wrong)).ok();
+        let signing = self.signing_engine().map_err(|wrong| problems.extend(wrong)).unwrap_or_default();
         let directory = self.directory_engine().map_err(|wrong| problems.extend(wrong)).ok();
         let azure = self.azure_access().map_err(|wrong| problems.extend(wrong)).ok();
         let traces = self.trace_export().map_err(|wrong| problems.extend(wrong)).unwrap_or_default();
@@ -200,6 +205,7 @@ impl Sections {
                 alarms,
                 queues,
                 vault,
+                signing,
                 copies: self.copies(),
                 directory,
                 azure,

@@ -49,14 +49,20 @@ pub struct Host {
 }
 
 impl Host {
-    /// Has the vault's keys unwrapped, if they are wrapped, for a role that holds them. While Key Vault cannot be asked it
-    /// waits, and `/readyz` says so. False if the process is to end before that.
+    /// Has the vault's keys unwrapped, if they are wrapped, and the key that signs compared with what its file says, if it is
+    /// in Key Vault; for a role that holds them. While Key Vault cannot be asked it waits, and `/readyz` says so. False if the
+    /// process is to end before that.
     pub async fn unlock(&self) -> Result<bool, StartError> {
         let every = self.config.sections.vault.unwrap_every.0;
         let mut complaint = None;
-        self.waits_for.set(Some("the vault's keys are being unwrapped".to_owned()));
+        self.waits_for
+            .set(Some("the vault's keys are being unwrapped, or the signing key compared".to_owned()));
         loop {
-            let error = match self.keys.unlock().await {
+            let unlocked = match self.keys.unlock().await {
+                Ok(()) => self.keys.check_signing().await,
+                locked => locked,
+            };
+            let error = match unlocked {
                 Ok(()) => {
                     self.waits_for.set(None);
                     return Ok(true);
@@ -66,7 +72,7 @@ impl Host {
             };
             self.waits_for.set(Some(error.clone()));
             if complaint.as_ref() != Some(&error) {
-                warn!(error = %error, "waiting until the vault's keys can be unwrapped");
+                warn!(error = %error, "waiting until Key Vault unwraps the vault's keys, or tells the public half of the signing key");
                 complaint = Some(error);
             }
             tokio::select! {

@@ -5,13 +5,15 @@
 //! and in the folder. On one shared database the key files
 //! are the boundary between roles, so a file that others can read is refused.
 //!
-//! The vault's keys may be wrapped by a key of Azure Key Vault (`keys/envelope.rs`).
+//! The vault's keys may be wrapped by a key of Azure Key Vault (`keys/envelope.rs`), and the key that signs results may be
+//! one (`keys/signing.rs`).
 //!
 //! [`KeyStore::live`] keeps what was made of the keys up to date while they are changed.
 
 mod envelope;
 mod reload;
 mod replace;
+mod signing;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyturn_azure::SetupError;
+use keyturn_azure::signing_key::SigningKeys;
 use keyturn_azure::wrapping_key::WrappingKey;
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::entropy::Entropy;
@@ -67,6 +70,8 @@ pub struct KeyStore {
     others: Arc<[PathBuf]>,
     /// What unwraps the vault's keys, if they are wrapped.
     envelope: Option<Arc<Envelope>>,
+    /// What signs results, if that is in Key Vault.
+    signers: signing::Signers,
     built: reload::Built,
 }
 
@@ -173,6 +178,50 @@ pub enum KeyError {
         /// The key's number.
         id: u8,
     },
+    /// A signing key's file names a key that is not the configuration's.
+    #[error(
+        "{source_name}: the key is {key}, which is no version of signing.key; set signing.key to the key it is a version of"
+    )]
+    SignsElsewhere {
+        /// The file.
+        source_name: String,
+        /// What it names.
+        key: String,
+    },
+    /// A key of Key Vault that agents do not know.
+    #[error(
+        "{source_name}: {kid} is not in key set {serial}{as_another}, so no agent would take what it signs; put the file \
+         back, or sign a key set that has it: `keyturn root sign-keys`"
+    )]
+    Unlisted {
+        /// The file.
+        source_name: String,
+        /// The key.
+        kid: String,
+        /// The key set's serial.
+        serial: u64,
+        /// What is said if the name is there and its key is another.
+        as_another: &'static str,
+    },
+    /// Key Vault has another public half.
+    #[error(
+        "{source_name}: Key Vault has another public half for {key} than the file; put the file back from a backup, or take \
+         the key anew: `keyturn keys rotate signing`"
+    )]
+    OtherKey {
+        /// The file.
+        source_name: String,
+        /// The version.
+        key: String,
+    },
+    /// Key Vault was asked about the key that signs.
+    #[error("{source_name}: {error}")]
+    Signer {
+        /// The file.
+        source_name: String,
+        /// What went wrong.
+        error: keyturn_ports::Error,
+    },
     /// It is not a signing key of this kind.
     #[error("{source_name}: {error}")]
     Signing {
@@ -184,10 +233,10 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    /// Whether the service that unwraps may do so later. That it denies counts: a role that was just given takes minutes
+    /// Whether the service that unwraps or signs may do so later. That it denies counts: a role that was just given takes minutes
     /// to be known.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Wrapping { error, .. } if matches!(error.kind(), Kind::Unavailable | Kind::Denied))
+        matches!(self, Self::Wrapping { error, .. } | Self::Signer { error, .. } if matches!(error.kind(), Kind::Unavailable | Kind::Denied))
     }
 }
 
@@ -205,20 +254,26 @@ impl KeyStore {
             credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
             others: Arc::default(),
             envelope: None,
+            signers: None,
             built: reload::Built::default(),
         }
     }
 
     /// The keys of a deployment. Nobody is asked anything yet.
     pub fn of(config: &Config) -> Result<Self, SetupError> {
-        let plain = Self::new(config.sections.data.keys.clone());
-        let (VaultEngine::Envelope(settings), Some(azure)) = (&config.vault, &config.azure) else {
-            return Ok(plain);
-        };
+        let mut keys = Self::new(config.sections.data.keys.clone());
+        let Some(azure) = &config.azure else { return Ok(keys) };
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        let credential = azure.credential.open(&azure.reach)?;
-        let key = WrappingKey::open(settings, &azure.reach, &credential, &entropy)?;
-        Ok(Self { envelope: Some(Arc::new(Envelope::new(key))), ..plain })
+        if let VaultEngine::Envelope(settings) = &config.vault {
+            let credential = azure.credential.open(&azure.reach)?;
+            let key = WrappingKey::open(settings, &azure.reach, &credential, &entropy)?;
+            keys.envelope = Some(Arc::new(Envelope::new(key)));
+        }
+        if let Some(settings) = &config.signing.key {
+            let credential = azure.credential.open(&azure.reach)?;
+            keys.signers = Some(SigningKeys::open(settings, &azure.reach, &credential, &entropy)?);
+        }
+        Ok(keys)
     }
 
     /// The same, which also notices when one of these files changes.
@@ -267,14 +322,11 @@ impl KeyStore {
         }
     }
 
-    /// The key that signs results.
-    pub fn signing(&self) -> Result<SigningKey, KeyError> {
-        self.signing_key(SIGNING)
-    }
-
     /// The root key.
     pub fn root(&self) -> Result<SigningKey, KeyError> {
-        self.signing_key(ROOT)
+        let found = self.find(ROOT)?;
+        SigningKey::parse(ROOT, &found.text)
+            .map_err(|error| KeyError::Signing { source_name: found.name, error })
     }
 
     /// The secrets of a webhook in this file, which others must not be able to read.
@@ -308,17 +360,6 @@ impl KeyStore {
         mac::parse_keys(kind, &found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
     }
 
-    /// A signing key in the file `name` of the key folder, if there is one.
-    pub fn signing_in(&self, name: &str) -> Result<Option<SigningKey>, KeyError> {
-        let found = match read(&self.folder.join(name), SIGNING) {
-            Err(KeyError::Missing { .. }) => return Ok(None),
-            found => found?,
-        };
-        SigningKey::parse(SIGNING, &found.text)
-            .map(Some)
-            .map_err(|error| KeyError::Signing { source_name: found.name, error })
-    }
-
     fn ring<T>(
         &self,
         kind: &'static str,
@@ -326,12 +367,6 @@ impl KeyStore {
     ) -> Result<T, KeyError> {
         let found = self.find(kind)?;
         parse(&found.text).map_err(|error| KeyError::Ring { source_name: found.name, error })
-    }
-
-    fn signing_key(&self, kind: &'static str) -> Result<SigningKey, KeyError> {
-        let found = self.find(kind)?;
-        SigningKey::parse(kind, &found.text)
-            .map_err(|error| KeyError::Signing { source_name: found.name, error })
     }
 
     fn path(&self, kind: &str) -> PathBuf {

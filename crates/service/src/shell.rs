@@ -162,7 +162,12 @@ pub async fn answer(
     let (every, timeout) = (health.probe_every.0, health.probe_timeout.0);
     let rhythm = Rhythm { every, timeout, away_after: health.away_after };
     let standings = Standings::default();
-    standings.watch(standing::asked(part, &host.engines, &host.config)?, rhythm, &clock, &host.stop);
+    standings.watch(
+        standing::asked(part, &host.engines, &host.keys, &host.config)?,
+        rhythm,
+        &clock,
+        &host.stop,
+    );
     if address == "off" {
         return Ok(tokio::spawn(async {}));
     }

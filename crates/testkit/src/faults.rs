@@ -14,6 +14,7 @@ use keyturn_ports::intake::{Accepted, Intake, Submission};
 use keyturn_ports::ledger::{Commit, Committed, Event, Ledger, LedgerReader, Loaded, Wanted};
 use keyturn_ports::queue::{Depth, Leased, NewMessage, Queue, QueueName, Receipt, Settlement};
 use keyturn_ports::results::{NewResult, Published, ResultWriter};
+use keyturn_ports::signing::Signer;
 use keyturn_ports::vault::{Entry, NewVersion, Sought, Vault, VaultReader};
 use keyturn_ports::{Error, Kind};
 use tokio::sync::Notify;
@@ -86,7 +87,7 @@ impl Faults {
 }
 
 /// An engine with faults. With `twice`, a queue delivers each message twice in every batch.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Faulty<E> {
     /// The engine.
     pub engine: E,
@@ -228,6 +229,15 @@ impl<E: Vault> Vault for Faulty<E> {
             (0..count).map(|_| Err(Error::new(Kind::Unavailable, "writing the vault", "a fault"))).collect()
         };
         self.faults.around(self.engine.put(versions), all).await
+    }
+}
+
+#[async_trait]
+impl<E: Signer> Signer for Faulty<E> {
+    async fn sign(&self, digests: Vec<[u8; 32]>) -> Vec<Result<[u8; 64], Error>> {
+        let count = digests.len();
+        let all = |_| (0..count).map(|_| Err(Error::new(Kind::Unavailable, "signing", "a fault"))).collect();
+        self.faults.around(self.engine.sign(digests), all).await
     }
 }
 

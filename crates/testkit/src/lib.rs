@@ -12,4 +12,5 @@ pub mod faults;
 pub mod postgres;
 pub mod receiver;
 pub mod service_bus;
+pub mod signer;
 pub mod system;

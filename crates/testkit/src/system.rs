@@ -30,6 +30,7 @@ use keyturn_ingress::{Ingress, Limits};
 use keyturn_notifier::Notifier;
 use keyturn_notifier::webhooks::{Secrets, Webhooks};
 use keyturn_pipeline::handler::Handler;
+use keyturn_pipeline::signing::{RemoteKey, ResultKey};
 use keyturn_pipeline::worker::{Worker, WorkerSettings};
 use keyturn_ports::directory::{DeviceRecord, DirectoryAdmin as _, Membership};
 use keyturn_ports::ledger::{LedgerOperator as _, LedgerReader as _};
@@ -53,6 +54,7 @@ use crate::clock::ManualClock;
 use crate::device::FakeDevice;
 use crate::entropy::SeededEntropy;
 use crate::faults::{Faults, Faulty};
+use crate::signer::P256;
 
 /// The whole pipeline. When it is dropped, every queue must be empty.
 pub struct System {
@@ -65,7 +67,7 @@ pub struct System {
     faults: Arc<Faults>,
     router: Router,
     workers: [Worker; 4],
-    signing: Arc<SigningKey>,
+    signing: ResultKey,
     left_over: u64,
     _folder: TempDir,
 }
@@ -90,21 +92,37 @@ impl System {
     /// A pipeline whose engines have these faults.
     pub fn new(faults: Arc<Faults>) -> Self {
         let policies = Policies::of(PasswordPolicy::default(), RotationPolicy::default());
-        Self::built(faults, &policies, Limits::default(), AdmissionPolicy::default())
+        Self::built(faults, &policies, Limits::default(), AdmissionPolicy::default(), None)
+    }
+
+    /// The same, whose answers are signed by a service.
+    pub fn signed_elsewhere(faults: Arc<Faults>) -> Self {
+        let policies = Policies::of(PasswordPolicy::default(), RotationPolicy::default());
+        let key = P256::generate();
+        let public = key.public("signing-2");
+        let signer = Arc::new(Faulty { engine: key, faults: Arc::clone(&faults), twice: true });
+        let signing = ResultKey::Elsewhere(RemoteKey::new(public, signer));
+        Self::built(faults, &policies, Limits::default(), AdmissionPolicy::default(), Some(signing))
     }
 
     /// The same, whose devices come under these policies.
     pub fn with_policies(faults: Arc<Faults>, policies: &Policies) -> Self {
-        Self::built(faults, policies, Limits::default(), AdmissionPolicy::default())
+        Self::built(faults, policies, Limits::default(), AdmissionPolicy::default(), None)
     }
 
     /// The same, with an ingress that takes only so much.
     pub fn with_limits(faults: Arc<Faults>, limits: Limits, admission: AdmissionPolicy) -> Self {
         let policies = Policies::of(PasswordPolicy::default(), RotationPolicy::default());
-        Self::built(faults, &policies, limits, admission)
+        Self::built(faults, &policies, limits, admission, None)
     }
 
-    fn built(faults: Arc<Faults>, policies: &Policies, limits: Limits, admission: AdmissionPolicy) -> Self {
+    fn built(
+        faults: Arc<Faults>,
+        policies: &Policies,
+        limits: Limits,
+        admission: AdmissionPolicy,
+        signing: Option<ResultKey>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let clock = ManualClock::default();
         let (time, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
@@ -113,7 +131,9 @@ impl System {
             OpenOptions::new(folder.path().join("keyturn.db"), Arc::clone(&time), Arc::clone(&entropy));
         let database = Database::open(options).expect("a fresh file opens");
         let vault = vault(&database);
-        let signing = Arc::new(SigningKey::from_seed("signing-1", &[8; 32]).expect("a seed"));
+        let signing = signing.unwrap_or_else(|| {
+            ResultKey::from(SigningKey::from_seed("signing-1", &[8; 32]).expect("a seed"))
+        });
         let (time, entropy) = (&time, &entropy);
         let parts = Parts { faults: &faults, database: &database, time, entropy, limits, admission };
         let router = parts.router();
@@ -368,7 +388,7 @@ impl Parts<'_> {
         Validator::new(settings, keys, self.faulty(self.database.clone()), Arc::clone(self.time))
     }
 
-    fn rotator(&self, signing: &Arc<SigningKey>, policies: Policies) -> Rotator {
+    fn rotator(&self, signing: &ResultKey, policies: Policies) -> Rotator {
         let settings = keyturn_rotator::Settings {
             deployment: deployment(),
             policies,
@@ -380,7 +400,7 @@ impl Parts<'_> {
             nonces: NonceKeys::new(ring(1)),
             stamps: StampKeys::new(ring(2)),
             findings: FindingKeys::new(ring(4)),
-            signing: Arc::clone(signing),
+            signing: signing.clone(),
         };
         let ports = keyturn_rotator::Ports {
             ledger: self.faulty(self.database.clone()),

@@ -30,8 +30,7 @@ async fn enrolled(number: u8) -> (System, FakeDevice) {
 
 /// Two rotations, whatever single call goes wrong: the account's password is the one candidate, and exactly two
 /// versions were ever made.
-async fn two_rotations(faults: Arc<Faults>) {
-    let mut system = System::new(faults);
+async fn two_rotations(mut system: System) {
     let mut device = FakeDevice::new(1, deployment());
     system.register(&device).await;
     for made in 1..=2 {
@@ -46,7 +45,7 @@ async fn two_rotations(faults: Arc<Faults>) {
 
 #[tokio::test]
 async fn a_device_rotates_and_rotates_again() {
-    two_rotations(Faults::none()).await;
+    two_rotations(System::new(Faults::none())).await;
 }
 
 /// A group's policy makes its devices' passwords and sets their pace, and nobody else's.
@@ -97,22 +96,43 @@ async fn a_device_comes_under_the_policy_of_its_group_in_the_directory() {
 }
 
 /// Every call to an engine goes wrong once, in every way, at every point of two whole rotations.
-#[tokio::test]
-async fn no_single_failure_or_death_does_harm() {
+async fn every_call_goes_wrong(system: impl Fn(Arc<Faults>) -> System) -> usize {
     let counting = Faults::none();
-    two_rotations(Arc::clone(&counting)).await;
+    two_rotations(system(Arc::clone(&counting))).await;
     let calls = counting.calls();
-    assert!(calls > 20, "the rotations made {calls} calls");
     for mode in Mode::ALL {
         for call in 1..=calls {
-            two_rotations(Faults::at(call, mode)).await;
+            two_rotations(system(Faults::at(call, mode))).await;
         }
     }
+    calls
+}
+
+#[tokio::test]
+async fn no_single_failure_or_death_does_harm() {
+    let calls = every_call_goes_wrong(System::new).await;
+    assert!(calls > 20, "the rotations made {calls} calls");
+}
+
+/// A service that signs is one more engine: it may fail or its caller die before and after it signed, when the version is
+/// in the vault and nobody was told of it.
+#[tokio::test]
+async fn no_single_failure_or_death_does_harm_where_a_service_signs() {
+    let here = Faults::none();
+    two_rotations(System::new(Arc::clone(&here))).await;
+    let calls = every_call_goes_wrong(System::signed_elsewhere).await;
+    assert!(calls >= here.calls() + 4, "a request and a report of each rotation were signed: {calls} calls");
 }
 
 #[tokio::test]
 async fn the_same_bytes_are_merged_and_the_same_mark_is_refused() {
-    let (mut system, mut device) = enrolled(1).await;
+    refuses_the_same_mark(System::new(Faults::none())).await;
+    refuses_the_same_mark(System::signed_elsewhere(Faults::none())).await;
+}
+
+async fn refuses_the_same_mark(mut system: System) {
+    let mut device = FakeDevice::new(1, deployment());
+    system.register(&device).await;
     let request = device.request(system.nonce().await);
     let ticket = system.post("/v1/requests", &request).await.unwrap();
     system.settle().await;

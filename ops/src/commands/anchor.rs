@@ -1,7 +1,7 @@
 //! Anchors of the audit: its head, signed, to be kept where whoever has the database cannot reach.
 //!
 //! The chain shows what was changed in its middle. That its end was cut off, or that all of it was written anew, shows
-//! against an anchor alone. An anchor is a line of JSON; the signature is Ed25519 by the key that signs results, over
+//! against an anchor alone. An anchor is a line of JSON; the signature is by the key that signs results, as it signs those, over
 //! `keyturn audit anchor v1`, a newline, and the line's `anchor` as it stands. No result is such a text: what is signed
 //! for those has no blank in it.
 
@@ -58,7 +58,7 @@ pub(super) async fn make(deployment: &Deployment) -> Result<()> {
         at_ms: deployment.engines.clock().now(),
     };
     let anchor = serde_json::to_string(&anchor)?;
-    let signature = URL_SAFE_NO_PAD.encode(key.sign(format!("{CONTEXT}{anchor}").as_bytes()));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(&format!("{CONTEXT}{anchor}")).await?);
     output::json_line(&Signed { anchor, kid: key.kid().to_owned(), signature })
 }
 

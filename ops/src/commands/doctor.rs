@@ -92,7 +92,7 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     checks.push(log_level(&deployment.config));
     // What comes of it is told with the keys.
     drop(deployment.keys.unlock().await);
-    checks.extend(keys::examine(deployment));
+    checks.extend(keys::examine(deployment).await);
     checks.extend(disk::examine(deployment).await);
     checks.extend(work::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);

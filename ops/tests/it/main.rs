@@ -30,6 +30,7 @@ mod restore;
 mod rotations;
 mod runbook;
 mod shipping;
+mod signing;
 mod telemetry;
 mod traces;
 mod units;

@@ -16,7 +16,7 @@ use keyturn_schemas::outcome::{Carried, Outcome};
 use keyturn_schemas::problem::Problem;
 use keyturn_schemas::result::{self, Answer, Code, Enclosed};
 use keyturn_schemas::schema::documents;
-use keyturn_schemas::signing::SigningKey;
+use keyturn_schemas::signing::{KeyReference, SigningKey};
 use keyturn_schemas::vault::{MasterKey, WrappedKey, format_wrapped};
 use serde_json::{Value, json};
 
@@ -64,12 +64,27 @@ fn examples() -> Vec<(&'static str, Value)> {
         ("wrapped-keys-file", wrapped_keys()),
         ("signing-key-file", file(&SigningKey::format("signing", "sign-1", &world::SIGNING_SEED))),
         ("signing-key-file.root", file(&SigningKey::format("root", "root-1", &world::ROOT_SEED))),
+        ("signing-key-reference", file(&signing_key_reference())),
         ("problem.refused", json!(Problem::new(403, "KT-0201", "The message was refused"))),
         ("problem.nonce", json!(refusal)),
         ("nonce-answer", json!({"nonce": world::nonce(world::START)})),
         ("ticket-answer", json!({"ticket": world::ticket_keys().ticket(message.rid())})),
     ]
 }
+
+/// The point is the base point of P-256: a valid one that nobody signs with.
+fn signing_key_reference() -> String {
+    let key = "https://example.vault.azure.net/keys/keyturn-signing/0123456789abcdef0123456789abcdef";
+    let mut point = [4; 65];
+    for (byte, pair) in point.iter_mut().skip(1).zip(BASE_POINT.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    }
+    KeyReference::new("signing-2", key.to_owned(), &point).format()
+}
+
+/// x and y (SEC 2, section 2.4.2).
+const BASE_POINT: &str = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                          4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
 
 fn wrapped_keys() -> Value {
     let key = WrappedKey {

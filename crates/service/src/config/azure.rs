@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyturn_azure::credential::Credential;
 use keyturn_azure::pace::Limit;
-use keyturn_azure::{Attempts, HttpsUrl, Reach, graph, key_vault, wrapping_key};
+use keyturn_azure::{Attempts, HttpsUrl, KeyUrl, Reach, graph, key_vault, wrapping_key};
 
 use super::sections::{Azure, AzureCredential, Sections};
 
@@ -165,7 +165,7 @@ impl Sections {
         let mut read = |key: &str, text: &String| {
             text.parse().map_err(|error| problems.push(format!("{key}: {error}"))).ok()
         };
-        let key: Option<wrapping_key::KeyUrl> =
+        let key: Option<KeyUrl> =
             section.wrapping_key.as_ref().and_then(|text| read("vault.wrapping_key", text));
         let former: Vec<_> = section
             .former_wrapping_keys
@@ -258,7 +258,8 @@ impl Sections {
     fn uses_azure(&self) -> bool {
         let vault = matches!(self.vault.engine.as_str(), "key-vault" | "envelope");
         let queues = self.queues_by_identity() || self.queues_on_service_bus();
-        vault || self.directory.engine == "graph" || queues || self.azure.logs.endpoint.is_some()
+        let signing = self.signing.key.is_some();
+        vault || signing || self.directory.engine == "graph" || queues || self.azure.logs.endpoint.is_some()
     }
 
     /// How services of Azure are reached, if one is used; or what is wrong, each with its key.

@@ -10,6 +10,7 @@ mod logs;
 mod policies;
 mod queues;
 mod running;
+mod signing;
 mod state;
 mod traces;
 
@@ -26,6 +27,7 @@ pub use self::logs::AzureLogs;
 pub use self::policies::{Password, PolicyEntry};
 pub use self::queues::{AzureStorage, Queues, ServiceBus};
 pub use self::running::{Backup, Doctor, Health, Logs, Retention, Workers};
+pub use self::signing::Signing;
 pub use self::state::{Postgres, State};
 pub use self::traces::Traces;
 
@@ -78,6 +80,9 @@ pub struct Sections {
     /// Where versions are kept.
     #[config(nested)]
     pub vault: Vault,
+    /// Where the key is that signs results.
+    #[config(nested)]
+    pub signing: Signing,
     /// Where devices are looked up.
     #[config(nested)]
     pub directory: Directory,
@@ -240,7 +245,7 @@ pub struct Vault {
     /// Keys that wrapped before this one, and unwrap until `keyturn vault wrap` was run.
     #[config(default = [])]
     pub former_wrapping_keys: Vec<String>,
-    /// How often a process that starts while Key Vault is away asks it to unwrap the keys.
+    /// How often a process that starts while Key Vault is away asks it again, to unwrap the keys or for the signing key.
     #[config(default = "5s")]
     pub unwrap_every: Span,
     /// Let a host that is not Key Vault's say what this process asks tokens for.

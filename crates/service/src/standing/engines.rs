@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use keyturn_domain::ids::DeviceId;
-use keyturn_ports::Error;
 use keyturn_ports::queue::{Queue, QueueName};
 use keyturn_ports::vault::VaultReader;
+use keyturn_ports::{Error, Kind};
 
 use crate::config::Config;
 use crate::engines::Engines;
+use crate::keys::{KeyError, KeyStore};
 use crate::shell::StartError;
 
 /// What a process is.
@@ -63,6 +64,7 @@ impl Part {
         }
     }
 
+    /// The vault's, and what signs: no answer goes out without either.
     fn of_vault(self) -> Use {
         match self {
             Self::Rotator => Use::Needs,
@@ -124,7 +126,12 @@ pub(crate) const fn of_hop(hop: QueueName) -> &'static str {
 }
 
 /// The engines that a part of the deployment uses. What is in the state is not asked for by itself.
-pub(crate) fn asked(part: Part, engines: &Engines, config: &Config) -> Result<Vec<Asked>, StartError> {
+pub(crate) fn asked(
+    part: Part,
+    engines: &Engines,
+    keys: &KeyStore,
+    config: &Config,
+) -> Result<Vec<Asked>, StartError> {
     let state = engines.state_queue();
     let mut all = vec![Asked::new("state", Use::Needs, move || depth(Arc::clone(&state)))];
     for (hop, engine) in engines.hops_outside() {
@@ -142,6 +149,13 @@ pub(crate) fn asked(part: Part, engines: &Engines, config: &Config) -> Result<Ve
         all.push(Asked::new("vault", part.of_vault(), move || {
             let (vault, nobody) = (vault.clone(), nobody());
             async move { vault.history(nobody).await.map(drop) }
+        }));
+    }
+    if config.signing.key.is_some() {
+        let keys = keys.clone();
+        all.push(Asked::new("signing", part.of_vault(), move || {
+            let keys = keys.clone();
+            async move { keys.check_signing().await.map_err(unsigned) }
         }));
     }
     if engines.directory_admin().is_none() {
@@ -166,4 +180,11 @@ pub(crate) fn asked(part: Part, engines: &Engines, config: &Config) -> Result<Ve
 
 async fn depth(state: Arc<dyn Queue>) -> Result<(), Error> {
     state.depth(QueueName::Requests).await.map(drop)
+}
+
+fn unsigned(error: KeyError) -> Error {
+    match error {
+        KeyError::Signer { error, .. } => error,
+        other => Error::new(Kind::Denied, "looking at the signing key", other.to_string()),
+    }
 }

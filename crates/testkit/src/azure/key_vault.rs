@@ -49,6 +49,8 @@ pub enum Call {
     Wrap,
     /// Unwraps with a key.
     Unwrap,
+    /// Signs with a key.
+    Sign,
     /// Everything else.
     Other,
 }
@@ -62,6 +64,8 @@ pub enum Fault {
     Forbidden(Option<&'static str>),
     /// 503.
     Unavailable,
+    /// It is answered after this time.
+    Late(Duration),
     /// It has its effect and is never answered.
     DoneInSilence,
     /// It has no effect and is never answered.
@@ -91,6 +95,7 @@ struct Shared {
     faults: Mutex<VecDeque<(Call, Fault)>>,
     always: Mutex<Option<Fault>>,
     counts: Mutex<HashMap<Call, usize>>,
+    at_work: Mutex<HashMap<Call, (usize, usize)>>,
     sets: Mutex<Sets>,
 }
 
@@ -126,6 +131,27 @@ impl Sets {
     }
 }
 
+/// A call that is not answered yet.
+struct AtWork<'a>(&'a Shared, Call);
+
+impl<'a> AtWork<'a> {
+    fn begin(shared: &'a Shared, call: Call) -> Self {
+        let mut all = lock(&shared.at_work);
+        let (now, most) = all.entry(call).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(shared, call)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if let Some((now, _)) = lock(&self.0.at_work).get_mut(&self.1) {
+            *now -= 1;
+        }
+    }
+}
+
 struct ClockOf(Arc<dyn Clock>);
 
 impl std::fmt::Debug for ClockOf {
@@ -156,6 +182,7 @@ impl FakeKeyVault {
                 faults: Mutex::default(),
                 always: Mutex::default(),
                 counts: Mutex::default(),
+                at_work: Mutex::default(),
                 sets: Mutex::default(),
             });
             shared = Some(Arc::clone(&made));
@@ -207,6 +234,11 @@ impl FakeKeyVault {
         lock(&self.shared.counts).get(&call).copied().unwrap_or(0)
     }
 
+    /// How many calls of a kind were under way at once, at most.
+    pub fn most_at_once(&self, call: Call) -> usize {
+        lock(&self.shared.at_work).get(&call).map_or(0, |(_, most)| *most)
+    }
+
     /// The versions of a secret: id, value and tags.
     pub fn versions(&self, name: &str) -> Vec<(String, String, HashMap<String, String>)> {
         lock(&self.shared.state).versions(name)
@@ -229,11 +261,23 @@ impl FakeKeyVault {
 
     /// Makes a new version of an RSA key, as an administrator or a rotation policy does. Returns its id.
     pub fn make_key(&self, name: &str) -> String {
+        self.make(name, &json!({ "kty": "RSA", "key_size": 2048 }))
+    }
+
+    /// Makes a new version of a key on P-256. Returns its id.
+    pub fn make_signing_key(&self, name: &str) -> String {
+        self.make(name, &json!({ "kty": "EC", "crv": "P-256" }))
+    }
+
+    fn make(&self, name: &str, body: &Value) -> String {
         let (origin, now) = (&self.shared.origin, self.shared.now_s());
-        let made =
-            lock(&self.shared.keys).create(origin, name, &json!({ "kty": "RSA", "key_size": 2048 }), now);
-        made.expect("a key is made");
+        lock(&self.shared.keys).create(origin, name, body, now).expect("a key is made");
         self.key_versions(name).pop().expect("it was made")
+    }
+
+    /// Exchanges what two versions of a key are, which the service never does; whoever sits before it could.
+    pub fn exchange_keys(&self, name: &str, one: &str, other: &str) {
+        lock(&self.shared.keys).exchange(name, one, other);
     }
 
     /// The ids of a key's versions, oldest first.
@@ -302,6 +346,7 @@ fn kind(method: &Method, path: &[&str]) -> Call {
         ("GET", ["secrets", _] | ["secrets", _, _]) => Call::Get,
         ("POST", ["keys", _, "wrapkey"] | ["keys", _, _, "wrapkey"]) => Call::Wrap,
         ("POST", ["keys", _, "unwrapkey"] | ["keys", _, _, "unwrapkey"]) => Call::Unwrap,
+        ("POST", ["keys", _, "sign"] | ["keys", _, _, "sign"]) => Call::Sign,
         _ => Call::Other,
     }
 }
@@ -316,6 +361,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let path: Vec<&str> = path.trim_matches('/').split('/').collect();
     let call = kind(&parts.method, &path);
     *lock(&shared.counts).entry(call).or_default() += 1;
+    let _at_work = AtWork::begin(&shared, call);
     if call == Call::Set && !lock(&shared.sets).take(Instant::now()) {
         return throttled(Some(1));
     }
@@ -336,6 +382,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             )));
         }
         Some(Fault::Silence) => return std::future::pending().await,
+        Some(Fault::Late(time)) => tokio::time::sleep(time).await,
         _ => {}
     }
     let body = to_bytes(body, 1 << 20).await.unwrap_or_default();

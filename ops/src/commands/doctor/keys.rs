@@ -14,10 +14,11 @@ use super::{Check, Deployment};
 use crate::commands::init::ROOT_PUBLIC_FILE;
 use crate::output;
 
-pub(super) fn examine(deployment: &Deployment) -> Vec<Check> {
+pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     let mut checks = vec![permissions(deployment), root(deployment)];
     checks.extend(readable(deployment));
     checks.push(pins(deployment));
+    checks.extend(signs(deployment).await);
     checks.extend(certificate(deployment));
     checks
 }
@@ -91,6 +92,26 @@ fn readable(deployment: &Deployment) -> Vec<Check> {
     } else {
         wrong
     }
+}
+
+/// Whether the key that signs does so, if it is in Key Vault. This process asks as whoever runs it, which may be another
+/// than the rotator.
+async fn signs(deployment: &Deployment) -> Option<Check> {
+    const NAME: &str = "signing";
+    deployment.config.signing.key.as_ref()?;
+    Some(match deployment.keys.try_signing("signing.key").await {
+        Ok(Some(key)) => Check::ok(NAME, format!("{key} signs, and agents take it")),
+        Ok(None) => Check::warning(
+            NAME,
+            "results are signed with a key in a file, though signing.key is set",
+            "take a key of Key Vault with `keyturn keys rotate signing`, or take signing.key away",
+        ),
+        Err(error) => Check::failed(
+            NAME,
+            error.to_string(),
+            "no device gets an answer without it, messages wait: docs/AZURE.md",
+        ),
+    })
 }
 
 /// Whether agents, who trust the root alone, would take what the rotator signs.

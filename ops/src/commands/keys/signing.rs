@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Action;
 use keyturn_schemas::key_set::{self, KeySet};
-use keyturn_schemas::signing::SigningKey;
+use keyturn_schemas::signing::{FiledSigningKey, KeyReference, SigningKey};
 use keyturn_service::keys::{KEY_SET_FILE, SIGNING, replace};
 
 use super::ring::SETTLED;
@@ -23,12 +23,12 @@ const TO_COME: &str = "signing.next.key";
 const REPLACED: &str = "signing.prev.key";
 
 /// The signing keys there are, the one in use first, each with the file it is in.
-pub(in crate::commands) fn present(deployment: &Deployment) -> Result<Vec<(&'static str, SigningKey)>> {
+pub(in crate::commands) fn present(deployment: &Deployment) -> Result<Vec<(&'static str, FiledSigningKey)>> {
     let mut keys = Vec::new();
     for name in [IN_USE, TO_COME, REPLACED] {
         if let Some(key) = deployment.keys.signing_in(name)? {
             // After a command that was cut short, one key may be in two files.
-            if keys.iter().all(|(_, known): &(_, SigningKey)| known.kid() != key.kid()) {
+            if keys.iter().all(|(_, known): &(_, FiledSigningKey)| known.kid() != key.kid()) {
                 keys.push((name, key));
             }
         }
@@ -45,7 +45,7 @@ pub(in crate::commands) fn key_set(deployment: &Deployment) -> Result<KeySet> {
 pub(super) fn list(deployment: &Deployment) -> Result<Vec<Listed>> {
     let set = key_set(deployment)?;
     let listed = |kid: &str| set.keys.iter().any(|key| key.kid == kid);
-    let row = |(name, key): &(&str, SigningKey)| {
+    let row = |(name, key): &(&str, FiledSigningKey)| {
         let standing = match *name {
             IN_USE => "in use",
             TO_COME => "to come",
@@ -55,6 +55,12 @@ pub(super) fn list(deployment: &Deployment) -> Result<Vec<Listed>> {
             format!("in key set {}, until {}", set.serial, output::when(set.not_after))
         } else {
             format!("not in key set {}; `root sign-keys` signs one that has it", set.serial)
+        };
+        let note = match key {
+            FiledSigningKey::Here(_) => note,
+            FiledSigningKey::Elsewhere(reference) => {
+                format!("{note}; {}", output::printable(reference.key().to_owned()))
+            }
         };
         Listed { kind: SIGNING, id: key.kid().to_owned(), standing, note }
     };
@@ -72,10 +78,36 @@ pub(super) async fn add(deployment: &Deployment) -> Result<()> {
     let listed = key_set(deployment)?.keys.into_iter().map(|key| key.kid);
     let highest = known.chain(listed).filter_map(|kid| number(&kid)).max().unwrap_or(0);
     let kid = format!("signing-{}", highest.saturating_add(1));
-    deployment.record(Action::KeysChanged, None, "", &format!("made {kid}")).await?;
-    write(&path(deployment, TO_COME), &SigningKey::format(SIGNING, &kid, &secret()))?;
-    eprintln!("{kid} is made. Tell the agents of it: keyturn root sign-keys --root offline/root.key");
+    if deployment.config.signing.next_in_key_vault {
+        take(deployment, &present, &kid).await?;
+    } else {
+        deployment.record(Action::KeysChanged, None, "", &format!("made {kid}")).await?;
+        write(&path(deployment, TO_COME), &SigningKey::format(SIGNING, &kid, &secret()))?;
+        eprint!("{kid} is made. ");
+    }
+    eprintln!("Tell the agents of it: keyturn root sign-keys --root offline/root.key");
     eprintln!("A minute after that, put it to use: keyturn keys rotate signing --activate");
+    Ok(())
+}
+
+/// Takes the newest version of the key in Key Vault for the key to come.
+async fn take(deployment: &Deployment, present: &[(&'static str, FiledSigningKey)], kid: &str) -> Result<()> {
+    let newest = deployment.keys.newest_signing().await?;
+    let (half, make) = newest.context("signing.key is not set")?;
+    let reference = KeyReference::new(kid, half.address, &half.point);
+    let known = |key: &FiledSigningKey| key.public().x == reference.public().x;
+    if let Some((_, known)) = present.iter().find(|(_, key)| known(key)) {
+        let problem = format!(
+            "the newest version in Key Vault is {} already, {}; make another one: {make}",
+            known.kid(),
+            reference.key()
+        );
+        return Err(Failure::Conflict(problem).into());
+    }
+    let what = format!("took {} for {kid}", reference.key());
+    deployment.record(Action::KeysChanged, None, "", &what).await?;
+    write(&path(deployment, TO_COME), &reference.format())?;
+    eprint!("{kid} is {}. ", reference.key());
     Ok(())
 }
 
@@ -91,6 +123,8 @@ pub(super) async fn activate(deployment: &Deployment) -> Result<()> {
         let problem = format!("{kid} is not in key set {serial}; sign one that has it with `root sign-keys`");
         return Err(Failure::Conflict(problem).into());
     }
+    // A key in Key Vault that does not sign would stop every answer.
+    deployment.keys.try_signing(TO_COME).await?;
     settled(deployment, KEY_SET_FILE, SETTLED, "before every ingress hands out the key set")?;
     let what = format!("put {} to use in place of {}", new.kid(), old.kid());
     deployment.record(Action::KeysChanged, None, "", &what).await?;
@@ -110,7 +144,7 @@ pub(super) async fn activate(deployment: &Deployment) -> Result<()> {
 
 pub(super) async fn retire(deployment: &Deployment, kid: &str, danger_now: bool) -> Result<()> {
     let present = present(deployment)?;
-    let Some((name, _)) = present.iter().find(|(_, key)| key.kid() == kid) else {
+    let Some((name, key)) = present.iter().find(|(_, key)| key.kid() == kid) else {
         return Err(Failure::NotFound(format!("there is no signing key {kid}")).into());
     };
     if *name == IN_USE {
@@ -123,6 +157,9 @@ pub(super) async fn retire(deployment: &Deployment, kid: &str, danger_now: bool)
     }
     deployment.record(Action::KeysChanged, None, "", &format!("retired {kid}")).await?;
     remove(&path(deployment, name))?;
+    if let FiledSigningKey::Elsewhere(reference) = key {
+        eprintln!("After that, disable it in Key Vault: {}", output::printable(reference.key().to_owned()));
+    }
     eprintln!("{kid} is retired. Tell the agents: keyturn root sign-keys --root offline/root.key");
     Ok(())
 }

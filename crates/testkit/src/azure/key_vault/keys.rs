@@ -178,6 +178,18 @@ impl Keys {
         versions.filter(|one| one.id == id).for_each(|one| one.enabled = enabled);
     }
 
+    pub(super) fn exchange(&mut self, name: &str, one: &str, other: &str) {
+        let Some(versions) = self.0.get_mut(name) else { return };
+        let place = |id: &str| versions.iter().position(|version| version.id == id);
+        let (Some(first), Some(second)) = (place(one), place(other)) else { return };
+        versions.swap(first, second);
+        for (place, id) in [(first, one), (second, other)] {
+            if let Some(version) = versions.get_mut(place) {
+                id.clone_into(&mut version.id);
+            }
+        }
+    }
+
     pub(super) fn operate(
         &self,
         origin: &str,
