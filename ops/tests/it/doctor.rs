@@ -51,6 +51,10 @@ fn each_illness_is_told_with_its_mend() {
     let vault = deployment.path("data/keys/vault.key");
     fs::set_permissions(&vault, fs::Permissions::from_mode(0o640)).unwrap();
     is(&deployment, "permissions", "Failed", "chmod 600");
+    fs::set_permissions(&vault, fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = found(&deployment, "keys");
+    assert!(exposed.iter().any(|(state, text)| state == "Failed" && text.contains("`chmod 600` it")));
+    assert!(!exposed.iter().any(|(_, text)| text.contains("put the file back")), "{exposed:?}");
     fs::set_permissions(&vault, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(&vault, deployment.path("vault.key")).unwrap();
     is(&deployment, "keys", "Failed", "vault");
@@ -98,6 +102,41 @@ fn each_illness_is_told_with_its_mend() {
 
     deployment.configure("[nonsense]\n");
     is(&deployment, "configuration", "Failed", "nonsense");
+}
+
+#[test]
+fn a_recovery_log_that_cannot_be_written_is_told_by_doctor_and_config_check() {
+    let deployment = Deployment::init();
+    assert!(!deployment.ok(&["doctor"]).contains("recovery log"), "there is none");
+    let key = deployment.path("recovery.key");
+    deployment.ok(&["vault", "recovery-key", key.to_str().unwrap()]);
+    let configure = |more: &str| {
+        deployment.configure(&format!(
+            "[vault]\nrecovery_log = \"../elsewhere/vault.log\"\nrecovery_key = \"../recovery.key.pub\"\n{more}"
+        ));
+    };
+    let checked = || {
+        let output = deployment.keyturn(&["config", "check"]);
+        (output.status.success(), text(&output.stdout))
+    };
+    configure("");
+    is(&deployment, "recovery log", "Failed", "elsewhere: No such file");
+    let (well, said) = checked();
+    assert!(!well && said.contains("failed  recovery log") && said.contains("elsewhere"), "{said}");
+    // Nothing waits for a log that is not required.
+    configure("recovery_required = false\n");
+    is(&deployment, "recovery log", "Warning", "elsewhere: No such file");
+    configure("");
+    fs::create_dir(deployment.path("elsewhere")).unwrap();
+    is(&deployment, "recovery log", "Ok", "can be appended to");
+    assert!(checked().0, "{}", checked().1);
+    let log = deployment.path("elsewhere/vault.log");
+    assert!(!log.exists(), "looking leaves nothing");
+    fs::create_dir(&log).unwrap();
+    is(&deployment, "recovery log", "Failed", "vault.log: Is a directory");
+    fs::remove_dir(&log).unwrap();
+    fs::remove_file(deployment.path("recovery.key.pub")).unwrap();
+    is(&deployment, "recovery log", "Failed", "recovery.key.pub");
 }
 
 /// A hop that is not in the database is not mended there.
