@@ -74,7 +74,7 @@ pub(crate) async fn record(engines: &Engines, id: DeviceId) -> Result<Option<Dev
     match engines.directory().look_up(vec![id]).await.pop() {
         Some(Ok(answer)) => Ok(answer.records.into_iter().next()),
         Some(Err(error)) if error.kind() == Kind::Corrupt => {
-            eprintln!("keyturn: {error}; put it anew with `keyturn device add` or `device import`");
+            eprintln!("keyturn: {error}; put it anew with `keyturn device add --replace` or `device import`");
             Ok(None)
         }
         Some(Err(error)) => {

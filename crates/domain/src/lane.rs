@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::command::Command;
-pub use self::decide::{Decision, Heard, HeardKind, MintReason, Reply, Reported, decide, minted};
+pub use self::decide::{Decision, Heard, HeardKind, MintReason, Reply, Reported, capped, decide, minted};
 pub use self::events::{Alarm, LaneEvent};
 pub use self::policy::RotationPolicy;
 

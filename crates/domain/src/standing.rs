@@ -1,8 +1,10 @@
 //! How a device stands, in a word: what `keyturn fleet`, its nightly report and `device show` say of it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::lane::Lane;
+use crate::lane::{self, Lane};
 use crate::policies::Policies;
 use crate::time::UnixMillis;
 
@@ -94,6 +96,26 @@ pub fn next_due(lanes: &[Lane], policies: &Policies) -> Option<UnixMillis> {
     let (at, lane) = confirmed.max_by_key(|(at, _)| *at)?;
     let every = policies.choose(lane).rotation.update_frequency;
     Some(lane.forced.unwrap_or(at.plus(every)).min(at.plus(every)))
+}
+
+/// What a device may have at most of new passwords, when it has had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cap {
+    /// As many as this.
+    pub versions: usize,
+    /// Within this long.
+    pub window: Duration,
+    /// When the next may be made. What is outstanding is sent before that as well.
+    pub until: UnixMillis,
+}
+
+/// The cap that keeps a device from a new password at `now`, whatever is due or asked for, under the policy of the lane
+/// that was heard last.
+pub fn capped(lanes: &[Lane], policies: &Policies, now: UnixMillis) -> Option<Cap> {
+    let heard = lanes.iter().max_by_key(|lane| lane.last.map(|last| last.received))?;
+    let policy = &policies.choose(heard).rotation;
+    let until = lane::capped(lanes, policy, now)?;
+    Some(Cap { versions: policy.versions_per_window, window: policy.version_window, until })
 }
 
 #[cfg(test)]

@@ -49,6 +49,15 @@ pub enum BackupError {
         #[source]
         source: io::Error,
     },
+    /// The backup to put back cannot be read.
+    #[error("{}: {source}; see that the name is right and that this user may read the file", path.display())]
+    Unread {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// SQLite fails.
     #[error("{}: {source}", path.display())]
     Sqlite {

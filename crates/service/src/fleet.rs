@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyturn_domain::clock::Clock;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::policies::Policies;
-use keyturn_domain::standing::{DeviceStanding, standing};
+use keyturn_domain::standing::{DeviceStanding, capped, standing};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::chores::{self, Chore, Chores};
 use keyturn_ports::directory::Directory;
@@ -38,6 +38,9 @@ pub struct Surveyed {
     pub device_id: DeviceId,
     /// Its name in the directory.
     pub name: String,
+    /// When it may have a new password again, if it has had as many as it may for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capped_until: Option<UnixMillis>,
 }
 
 /// What a survey found.
@@ -47,6 +50,9 @@ pub struct Report {
     pub at: UnixMillis,
     /// How many devices stand how. One that is not here has none.
     pub devices: BTreeMap<DeviceStanding, u64>,
+    /// Of these, how many have had as many new passwords as they may for now. One that is not here has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capped: BTreeMap<DeviceStanding, u64>,
     /// Of those never escrowed, how many the ledger has never heard of.
     pub without_lane: u64,
     /// Devices that the directory lists.
@@ -110,7 +116,9 @@ impl Surveyor {
             }
             let lanes = self.ledger.lanes(device).await?;
             let state = standing(name.is_some(), &lanes, &self.policies, now);
-            tell(Surveyed { state, device_id: device, name: name.unwrap_or_default() }, lanes.is_empty());
+            let capped_until = capped(&lanes, &self.policies, now).map(|cap| cap.until);
+            let name = name.unwrap_or_default();
+            tell(Surveyed { state, device_id: device, name, capped_until }, lanes.is_empty());
         }
         Ok(())
     }
@@ -124,6 +132,9 @@ impl Surveyor {
         let mut worst = std::collections::BTreeSet::new();
         self.each(|one, laneless| {
             *report.devices.entry(one.state).or_default() += 1;
+            if one.capped_until.is_some() {
+                *report.capped.entry(one.state).or_default() += 1;
+            }
             report.listed += u64::from(one.state != DeviceStanding::Orphaned);
             report.without_lane += u64::from(laneless);
             if one.state != DeviceStanding::Confirmed {

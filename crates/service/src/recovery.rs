@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -40,6 +40,31 @@ impl RecoveryLog {
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", self.key.display());
         let text = std::fs::read_to_string(&self.key).map_err(|error| told(&error))?;
         RecoveryPublic::parse(&text).map_err(|error| told(&error))
+    }
+
+    /// Whether the log could be appended to by this process, and how many bytes its disk has left. Writes nothing: an
+    /// empty log must not look like one that was lost.
+    ///
+    /// # Errors
+    /// What is wrong with the key, the log or its folder.
+    pub fn probe(&self) -> Result<u64, String> {
+        self.key()?;
+        let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        if !std::fs::metadata(folder).map_err(|error| told(folder, error))?.is_dir() {
+            return Err(format!("{}: it is no folder", folder.display()));
+        }
+        match OpenOptions::new().read(true).append(true).open(&self.file) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let may = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                rustix::fs::access(folder, may).map_err(|error| told(folder, error.into()))?;
+            }
+            Err(error) => return Err(told(&self.file, error)),
+        }
+        let disk = rustix::fs::statvfs(folder).map_err(|error| told(folder, error.into()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Appends what is to be stored. On disk when it returns.

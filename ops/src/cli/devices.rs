@@ -24,7 +24,7 @@ pub(crate) enum Group {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Device {
-    /// Add one device by its registration certificate.
+    /// Add one device by its registration certificate. One that is there stays as it is.
     Add {
         /// The certificate, PEM or DER. Its common name is the device id.
         #[arg(long)]
@@ -35,6 +35,10 @@ pub(crate) enum Device {
         /// How it is joined: AzureAd, ServerAd or Workplace.
         #[arg(long, default_value = "AzureAd")]
         join: String,
+        /// If the device is there and differs: replace its name, key and join. It stays enabled or disabled, and in its
+        /// groups.
+        #[arg(long)]
+        replace: bool,
     },
     /// Add or replace devices from an export of Microsoft Graph's /devices.
     Import {
@@ -46,9 +50,9 @@ pub(crate) enum Device {
     /// Show what is known of a device.
     Show(Which),
     /// Let a device rotate no more.
-    Disable(Which),
+    Disable(Because),
     /// Let a device rotate again.
-    Enable(Which),
+    Enable(Because),
     /// List every password version that was ever made for a device. No password is shown.
     History(Which),
     /// Show the candidates of a lane no more: the device has another key, account or installation now.
@@ -123,6 +127,15 @@ pub(crate) struct RotateNow {
 pub(crate) struct Which {
     /// The device: its id, its name in the directory, or its serial number.
     pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Because {
+    /// The device: its id, its name in the directory, or its serial number.
+    pub(crate) device: String,
+    /// Why, for the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ pub(crate) enum DeadLetters {
         #[arg(long)]
         queue: Option<String>,
         /// Only those that match, like 'reason:exhausted age:>10m'. The keys are reason, queue, device, label, group,
-        /// age, attempts, error and id; a hyphen in front turns a term into its opposite.
+        /// age, attempts, error and id; a device goes by its id, name or serial; a hyphen in front turns a term into its opposite.
         #[arg(long = "where", value_name = "FILTER")]
         filter: Option<String>,
         /// List every letter, newest first.
@@ -27,7 +27,8 @@ pub(crate) enum DeadLetters {
         /// Its number.
         id: u64,
     },
-    /// Put them back on their way: at the validator, with every check made again; alarms to their webhook.
+    /// Put them back on their way: at the validator, with every check made again; alarms to their webhook. By number, all
+    /// of them; by --where, those that it can be of use to, and --dry-run tells which are left out.
     Replay(Replay),
     /// Take them away for good. They are archived in a file first.
     Discard(Discard),
@@ -46,7 +47,7 @@ pub(crate) enum DeadLetters {
 /// Which dead letters.
 #[derive(Debug, Args)]
 pub(crate) struct Letters {
-    /// Their numbers. A replay by number leaves none out.
+    /// Their numbers. If one of them does not exist, nothing is done.
     pub(crate) ids: Vec<u64>,
     /// All that match, as in `dead-letters list`.
     #[arg(long = "where", value_name = "FILTER", conflicts_with = "ids")]

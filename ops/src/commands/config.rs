@@ -42,11 +42,13 @@ async fn check(config: &Loaded) -> Result<ExitCode> {
         (&config.sections.vault.recovery_log, &config.sections.vault.recovery_key)
     {
         let log = RecoveryLog { file: file.clone(), key: key.clone(), required: true };
-        match log.key() {
+        match log.probe() {
             Ok(_) => say!("ok      recovery log   {}", file.display()),
             Err(error) => {
                 problems += 1;
-                say!("failed  recovery log   {error}");
+                say!(
+                    "failed  recovery log   {error}; see that its disk is mounted and its folder is this user's"
+                );
             }
         }
     }

@@ -5,16 +5,19 @@ mod reconcile;
 mod select;
 mod work;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_pipeline::{replay, spans};
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
-use keyturn_ports::queue::{DeadReason, QueueName};
+use keyturn_ports::queue::{DeadReason, NewMessage, QueueName};
 use keyturn_schemas::envelope::TraceParent;
 use keyturn_service::engines::Engines;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::select::{Judged, Names, Selection};
@@ -54,7 +57,7 @@ async fn list(
         |name: &str| format!("--queue {name}: the queues are requests, findings, outcomes and alarms");
     let queue = queue.map(|name| QueueName::parse(name).with_context(|| unknown(name))).transpose()?;
     let (mut names, now) = (Names::new(deployment), deployment.engines.clock().now());
-    let selection = Selection::parse(filter, &[])?;
+    let selection = Selection::parse(&deployment.engines, filter, &[]).await?;
     let (mut pages, mut letters, mut groups) = (selection.letters(), Vec::new(), Vec::new());
     while let Some(mut page) = pages.next(&mut names).await? {
         page.retain(|letter| queue.is_none_or(|queue| letter.queue == queue));
@@ -178,7 +181,7 @@ fn tell(letter: &DeadLetter, judged: Judged) {
 
 async fn export(deployment: &Deployment, letters: &Letters) -> Result<()> {
     let mut names = Names::new(deployment);
-    let selection = Selection::parse(letters.filter.as_deref(), &letters.ids)?;
+    let selection = Selection::parse(&deployment.engines, letters.filter.as_deref(), &letters.ids).await?;
     let mut pages = selection.letters();
     while let Some(page) = pages.next(&mut names).await? {
         for letter in page {
@@ -198,29 +201,85 @@ pub(crate) async fn replay(
     if reason.trim().is_empty() {
         bail!("--reason must say why: the audit keeps it");
     }
-    let mut plans = Vec::with_capacity(ids.len());
-    for id in ids {
-        plans.push(replay::plan(&find(engines, *id).await?)?);
-    }
-    let names: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+    let numbers: Vec<u64> = ids.iter().map(|id| id.0).collect();
+    let planned = planned(engines, &numbers).await?;
+    let devices: BTreeSet<DeviceId> = planned.iter().map(|(letter, _)| letter.message.device).collect();
+    let names: Vec<String> = planned.iter().map(|(letter, _)| named(letter)).collect();
+    let plans: Vec<_> = planned.into_iter().map(|(_, plan)| plan).collect();
     let row = NewRow {
         at: engines.clock().now(),
         actor: actor.to_owned(),
         action: Action::DeadLettersReplayed,
-        device: None,
+        device: devices.first().copied().filter(|_| devices.len() == 1),
         reason: reason.to_owned(),
-        detail: format!("dead letters {}", names.join(" ")),
+        detail: format!("dead letters {}", names.join(", ")),
     };
     engines.audit().append(row).await.context("the replay could not be recorded, so nothing was done")?;
     let replaying = Replaying::begin(engines);
     let moved = engines.dead_letters().replay(plans.clone()).await?;
     replaying
         .end(plans.iter().filter(|(id, ..)| moved.contains(id)).map(|(id, queue, body)| (*id, *queue, body)));
-    if moved.len() < ids.len() {
-        let text = format!("{} of {} dead letters were gone already", ids.len() - moved.len(), ids.len());
+    if moved.len() < plans.len() {
+        let text = format!("{} of {} dead letters were gone already", plans.len() - moved.len(), plans.len());
         return Err(Failure::Partial(text).into());
     }
     Ok(moved)
+}
+
+/// A letter, and where it goes.
+type Planned = (DeadLetter, (DeadLetterId, QueueName, String));
+
+/// Where letters of these numbers go, each once.
+///
+/// # Errors
+/// If one of them does not exist or cannot be replayed: then none is.
+async fn planned(engines: &Engines, numbers: &[u64]) -> Result<Vec<Planned>> {
+    let mut planned = Vec::with_capacity(numbers.len());
+    for number in numbers.iter().copied().collect::<BTreeSet<u64>>() {
+        let letter = find(engines, DeadLetterId(number)).await.context("nothing was moved")?;
+        let plan = replay::plan(&letter).with_context(|| format!("{number}: nothing was moved"))?;
+        planned.push((letter, plan));
+    }
+    Ok(planned)
+}
+
+/// A letter in the audit: its number is gone with it.
+fn named(letter: &DeadLetter) -> String {
+    let NewMessage { request, device, .. } = &letter.message;
+    format!("{} (message {request} of device {device}, on {})", letter.id.0, letter.queue)
+}
+
+/// The letters of a device, as far as they are looked for.
+#[derive(Serialize)]
+pub(super) struct OfDevice {
+    /// How many.
+    pub(super) count: usize,
+    /// When the last of them died.
+    pub(super) last_died_ms: UnixMillis,
+    /// Whether all letters were looked at, or the newest alone.
+    pub(super) complete: bool,
+}
+
+/// Letters that are looked through for those of one device, the newest.
+const LOOKED_THROUGH: usize = 5000;
+
+/// The dead letters of a device among the newest; none if there are none.
+pub(super) async fn of_device(engines: &Engines, device: DeviceId) -> Result<Option<OfDevice>> {
+    const PAGE: usize = 500;
+    let (mut before, mut seen, mut found) = (None, 0, None::<OfDevice>);
+    loop {
+        let page = engines.letter_jobs().before(before, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        before = Some(last.id);
+        seen += page.len();
+        for letter in page.iter().filter(|letter| letter.message.device == device) {
+            let first = OfDevice { count: 0, last_died_ms: letter.died, complete: true };
+            found.get_or_insert(first).count += 1;
+        }
+        if seen >= LOOKED_THROUGH {
+            return Ok(found.map(|found| OfDevice { complete: false, ..found }));
+        }
+    }
 }
 
 /// Letters that are being put back on their way, each of which is a span of its message's trace.
@@ -249,7 +308,7 @@ impl<'a> Replaying<'a> {
 async fn replay_by_number(deployment: &Deployment, ids: &[u64], reason: &str) -> Result<()> {
     let ids: Vec<DeadLetterId> = ids.iter().copied().map(DeadLetterId).collect();
     let moved = replay(&deployment.engines, &ids, &operator::name(), reason).await?;
-    eprintln!("{} of {} dead letters are on their way again.", moved.len(), ids.len());
+    eprintln!("{0} of {0} dead letters are on their way again.", moved.len());
     Ok(())
 }
 

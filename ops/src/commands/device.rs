@@ -1,20 +1,20 @@
 //! `keyturn device`.
 
+mod add;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::LaneId;
-use keyturn_domain::join_type::JoinTypes;
 use keyturn_domain::span::Span;
+use keyturn_domain::standing;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Action;
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, DirectoryAdmin};
 use keyturn_schemas::certificate::DeviceCertificate;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
 use super::{Deployment, rotate, show};
@@ -27,14 +27,14 @@ const FOR_GOOD: UnixMillis = UnixMillis(253_370_764_800_000);
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
     match command {
-        Device::Add { cert, name, join } => add(deployment, cert, name, join).await,
+        Device::Add { cert, name, join, replace } => add::run(deployment, cert, name, join, *replace).await,
         Device::Import { file } => import(deployment, file).await,
         Device::List => show::list(deployment).await,
         Device::Show(which) => {
             show::one(deployment, &resolve::device(&deployment.engines, &which.device).await?).await
         }
-        Device::Disable(which) => enable(deployment, &which.device, false).await,
-        Device::Enable(which) => enable(deployment, &which.device, true).await,
+        Device::Disable(which) => enable(deployment, &which.device, &which.reason, false).await,
+        Device::Enable(which) => enable(deployment, &which.device, &which.reason, true).await,
         Device::History(which) => {
             show::history(deployment, &resolve::device(&deployment.engines, &which.device).await?).await
         }
@@ -44,19 +44,6 @@ pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()>
         Device::RotateNow(rotate) => rotate::now(deployment, rotate).await,
         Device::Rotations { limit } => rotate::list(deployment, *limit).await,
     }
-}
-
-async fn add(deployment: &Deployment, cert: &Path, name: &str, join: &str) -> Result<()> {
-    JoinTypes::parse([join]).context("--join")?;
-    let file = fs::read(cert).with_context(|| format!("{}: cannot be read", cert.display()))?;
-    let der = CertificateDer::from_pem_slice(&file).map_or(file.clone(), |certificate| certificate.to_vec());
-    let certificate = DeviceCertificate::from_der(&der).with_context(|| cert.display().to_string())?;
-    let record = record(&certificate, name, join)
-        .with_context(|| format!("{}: its common name is not a device id", cert.display()))?;
-    let device = record.device_id;
-    put(deployment, vec![record], &format!("added {name}")).await?;
-    eprintln!("{name} ({device}) is in the directory.");
-    Ok(())
 }
 
 /// The record of a device that registered with this certificate.
@@ -130,11 +117,12 @@ async fn put(deployment: &Deployment, records: Vec<DeviceRecord>, detail: &str) 
     Ok(admin.put(records).await?)
 }
 
-async fn enable(deployment: &Deployment, device: &str, enabled: bool) -> Result<()> {
+async fn enable(deployment: &Deployment, device: &str, reason: &str, enabled: bool) -> Result<()> {
     let admin = admin(deployment)?;
     let named = resolve::device(&deployment.engines, device).await?;
+    need_reason(reason)?;
     let word = if enabled { "enabled" } else { "disabled" };
-    deployment.record(Action::DirectoryChanged, Some(named.id), "", word).await?;
+    deployment.record(Action::DirectoryChanged, Some(named.id), reason, word).await?;
     if !admin.enable(named.id, enabled).await? {
         return Err(Failure::NotFound(format!("{}: the directory has no record of it", named.title())).into());
     }
@@ -180,7 +168,12 @@ async fn release(deployment: &Deployment, device: &str, reason: &str) -> Result<
     deployment.record(Action::HoldReleased, Some(named.id), reason, "").await?;
     match deployment.engines.ledger_operator().release(named.id).await? {
         0 => eprintln!("{} was not held.", named.title()),
-        _ => eprintln!("{} may rotate again.", named.title()),
+        _ => eprintln!("{} is held no more.", named.title()),
+    }
+    let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
+    let now = deployment.engines.clock().now();
+    if let Some(cap) = standing::capped(&lanes, &deployment.config.policies, now) {
+        eprintln!("  {}", show::limit(&cap));
     }
     Ok(())
 }

@@ -27,16 +27,29 @@ pub(super) async fn run(deployment: &Deployment, list: bool, last: bool) -> Resu
 
 fn counts(deployment: &Deployment, report: &Report) -> Result<()> {
     let all = DeviceStanding::ALL;
-    let value: Vec<_> = all.iter().map(|one| json!({"state": one, "devices": report.count(*one)})).collect();
+    let capped = |one: &DeviceStanding| report.capped.get(one).copied().unwrap_or_default();
+    let row =
+        |one: &DeviceStanding| json!({"state": one, "devices": report.count(*one), "capped": capped(one)});
+    let value: Vec<_> = all.iter().map(row).collect();
     let cells =
         all.map(|one| [one.words().to_owned(), report.count(one).to_string(), one.meaning().to_owned()]);
-    output::table(deployment.output, ["STATE", "DEVICES", "MEANING"], cells, &value)
+    output::table(deployment.output, ["STATE", "DEVICES", "MEANING"], cells, &value)?;
+    let total: u64 = report.capped.values().sum();
+    if total > 0 {
+        eprintln!(
+            "{total} of them had as many new passwords as rotation.versions_per_day allows and get none for now: \
+             `keyturn fleet --list` tells which, and until when."
+        );
+    }
+    Ok(())
 }
 
 fn table(deployment: &Deployment, devices: &[Surveyed]) -> Result<()> {
-    let cells =
-        devices.iter().map(|one| [one.state.words().to_owned(), one.name.clone(), one.device_id.to_string()]);
-    output::table(deployment.output, ["STATE", "NAME", "DEVICE"], cells, &devices)
+    let cells = devices.iter().map(|one| {
+        let cap = one.capped_until.map_or_else(String::new, output::when);
+        [one.state.words().to_owned(), one.name.clone(), one.device_id.to_string(), cap]
+    });
+    output::table(deployment.output, ["STATE", "NAME", "DEVICE", "CAPPED UNTIL"], cells, &devices)
 }
 
 async fn last_report(deployment: &Deployment) -> Result<()> {

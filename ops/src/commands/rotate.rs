@@ -9,14 +9,16 @@ use std::num::NonZeroU32;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyturn_domain::ids::DeviceId;
+use keyturn_domain::lane::Lane;
+use keyturn_domain::standing;
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_ports::rotations::{Job, JobId, NewJob, Step};
 use keyturn_schemas::envelope::{parse_rfc3339, rfc3339};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::Deployment;
 use super::device::need_reason;
+use super::{Deployment, show};
 use crate::cli::{Output, RotateNow};
 use crate::failure::Failure;
 use crate::output::say;
@@ -51,12 +53,24 @@ async fn one(deployment: &Deployment, device: &str, reason: &str, dry_run: bool)
     deployment.record(Action::RotationForced, Some(named.id), reason, "").await?;
     let lanes =
         deployment.engines.ledger_operator().force(named.id, deployment.engines.clock().now()).await?;
-    match lanes {
-        0 => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
-        _ => eprintln!("{} rotates at its next check-in.", named.title()),
+    let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
+    let known = deployment.engines.ledger_reader().lanes(named.id).await?;
+    let cap = standing::capped(&known, policies, now);
+    let held = known.iter().filter(|lane| lane.closed.is_none()).filter_map(|lane| lane.held(now)).max();
+    match (lanes, held, &cap) {
+        (0, ..) => eprintln!("{} has no password yet; it gets one at its first check-in.", named.title()),
+        (_, None, None) => eprintln!("{} rotates at its next check-in.", named.title()),
+        _ => eprintln!("{} is asked to rotate, and does not yet:", named.title()),
+    }
+    if let Some(until) = held {
+        eprintln!("  it is held until {}; `keyturn device release` ends that", output::when(until));
+    }
+    if let Some(cap) = &cap {
+        eprintln!("  {}", show::limit(cap));
     }
     if deployment.output == Output::Json {
-        output::json(&json!({"device_id": named.id, "lanes": lanes}))?;
+        let not_before = held.max(cap.map(|cap| cap.until));
+        output::json(&json!({"device_id": named.id, "lanes": lanes, "not_before_ms": not_before}))?;
     }
     Ok(())
 }
@@ -123,9 +137,12 @@ async fn select(deployment: &Deployment, rotate: &RotateNow) -> Result<(String, 
 
 /// Tells what would be done.
 async fn plan(deployment: &Deployment, devices: &[DeviceId], per_minute: Option<NonZeroU32>) -> Result<()> {
-    let (mut lanes, mut waiting, mut without) = (0, 0, 0);
+    let (mut lanes, mut waiting, mut without, mut capped) = (0, 0, 0, 0);
+    let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
     for device in devices {
-        let open = open_lanes(deployment, *device).await?;
+        let known = deployment.engines.ledger_reader().lanes(*device).await?;
+        let open = open(&known);
+        capped += usize::from(standing::capped(&known, policies, now).is_some());
         lanes += open.len();
         waiting += usize::from(open.iter().any(|forced| *forced));
         without += usize::from(open.is_empty());
@@ -135,11 +152,16 @@ async fn plan(deployment: &Deployment, devices: &[DeviceId], per_minute: Option<
     if deployment.output == Output::Json {
         return output::json(&json!({
             "dry_run": true, "devices": devices.len(), "lanes": lanes, "asked_before": waiting,
-            "without_password": without, "minutes": minutes,
+            "without_password": without, "capped": capped, "minutes": minutes,
         }));
     }
     say!("{} devices with {lanes} open lanes would be asked for a new password.", devices.len());
     say!("Of these, {waiting} were asked before and have not rotated yet; {without} have no open lane.");
+    if capped > 0 {
+        say!(
+            "{capped} have had as many new passwords as they may for now: `keyturn device show` tells until when."
+        );
+    }
     if let Some(minutes) = minutes {
         say!("At this rate that takes {minutes} min; then each device rotates at its next check-in.");
     }
@@ -148,8 +170,11 @@ async fn plan(deployment: &Deployment, devices: &[DeviceId], per_minute: Option<
 
 /// Whether a rotation is asked for already, for each open lane of a device.
 async fn open_lanes(deployment: &Deployment, device: DeviceId) -> Result<Vec<bool>> {
-    let lanes = deployment.engines.ledger_reader().lanes(device).await?;
-    Ok(lanes.iter().filter(|lane| lane.closed.is_none()).map(|lane| lane.forced.is_some()).collect())
+    Ok(open(&deployment.engines.ledger_reader().lanes(device).await?))
+}
+
+fn open(lanes: &[Lane]) -> Vec<bool> {
+    lanes.iter().filter(|lane| lane.closed.is_none()).map(|lane| lane.forced.is_some()).collect()
 }
 
 /// Asks every device of a job that was not asked yet.

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
-use keyturn_domain::standing;
+use keyturn_domain::span::Span;
+use keyturn_domain::standing::{self, Cap};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::directory::{Answer, DeviceRecord, Listed};
 use keyturn_ports::ledger::{Event, Happening};
@@ -11,7 +12,7 @@ use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Deployment;
+use super::{Deployment, dead_letters};
 use crate::cli::Output;
 use crate::output;
 use crate::output::say;
@@ -99,12 +100,28 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
     let ledger = deployment.engines.ledger_reader();
     let lanes = ledger.lanes(named.id).await?;
     let timeline = ledger.timeline(named.id, TIMELINE).await?;
+    let letters = dead_letters::of_device(&deployment.engines, named.id).await?;
     if deployment.output == Output::Json {
-        return output::json(&json!({ "device": named.record, "lanes": lanes, "timeline": timeline }));
+        let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
+        return output::json(&json!({
+            "device": named.record, "lanes": lanes, "timeline": timeline, "dead_letters": letters,
+            "state": standing::standing(named.record.is_some(), &lanes, policies, now),
+            "due_ms": standing::next_due(&lanes, policies),
+            "capped_until_ms": standing::capped(&lanes, policies, now).map(|cap| cap.until),
+        }));
     }
     say!("{}", named.title());
     say!("  {}", about(named.record.as_ref()));
     summary(deployment, named, &lanes, &timeline);
+    if let Some(letters) = letters {
+        let least = if letters.complete { "" } else { "at least " };
+        let last = output::ago(letters.last_died_ms, deployment.engines.clock().now());
+        say!(
+            "  dead letters: {least}{}, the last {last} ago; see `keyturn dead-letters list --each --where device:{}`",
+            letters.count,
+            named.id
+        );
+    }
     for lane in &lanes {
         let open = lane.is_open(
             &lanes,
@@ -156,6 +173,9 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
         Some(due) => say!("  the next password is due {}", output::when(due)),
         None => say!("  the next password is due when it checks in"),
     }
+    if let Some(cap) = standing::capped(lanes, policies, now) {
+        say!("  {}", limit(&cap));
+    }
     let refusal = |event: &&Event| {
         let refused = matches!(&event.what, Happening::Lane { event: LaneEvent::PasswordRefused { .. }, .. });
         refused || matches!(event.what, Happening::RequestRefused { .. })
@@ -163,6 +183,17 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
     if let Some(event) = timeline.iter().find(refusal) {
         say!("  last refusal {}: {}", output::when(event.at), output::printable(tell(event)));
     }
+}
+
+/// The cap in words, and that nothing lifts it.
+pub(super) fn limit(cap: &Cap) -> String {
+    format!(
+        "no new password before {}: it has had {} in {}, as many as rotation.versions_per_day allows; a release does \
+         not lift that",
+        output::when(cap.until),
+        cap.versions,
+        Span(cap.window)
+    )
 }
 
 /// Every version ever made for a device, newest first, and what the ledger says of it.

@@ -23,17 +23,64 @@ fn a_device_is_added_listed_shown_disabled_and_asked_to_rotate() {
     let id = device.id.to_string();
     assert!(deployment.ok(&["device", "list"]).contains(&id));
     assert!(deployment.ok(&["device", "show", "lab-07"]).contains("enabled, joined as AzureAd"));
-    deployment.ok(&["device", "disable", &id]);
+    deployment.ok(&["device", "disable", &id, "--reason", "reported stolen"]);
     assert!(deployment.ok(&["device", "show", &id.to_uppercase()]).contains("disabled: it may not rotate"));
-    deployment.ok(&["device", "enable", "LAB-07"]);
+    deployment.ok(&["device", "enable", "LAB-07", "--reason", "found again"]);
     deployment.ok(&["device", "rotate-now", "LAB-07", "--reason", "lost laptop"]);
     let audit = deployment.ok(&["audit", "list"]);
-    for part in ["lost laptop", "rotation asked for", "added LAB-07", "disabled", "uid "] {
+    for part in [
+        "lost laptop",
+        "rotation asked for",
+        "added LAB-07",
+        "disabled",
+        "reported stolen",
+        "found again",
+        "uid ",
+    ] {
         assert!(audit.contains(part), "{audit}");
     }
     assert_eq!(deployment.ok(&["audit", "verify"]), "4 rows, the chain is whole\n");
     assert!(deployment.ok(&["queues"]).contains("requests"));
     assert!(deployment.ok(&["dead-letters", "list"]).contains("LAST ERROR"));
+}
+
+/// A slip of the hand neither enables a device that was disabled nor gives two one name unseen.
+#[test]
+fn adding_a_device_that_is_there_changes_nothing_unless_asked() {
+    let deployment = Deployment::init();
+    let (one, two) = (register(), register());
+    deployment.add(&one, "LAB-01");
+    deployment.add(&two, "LAB-02");
+    deployment.ok(&["device", "disable", "LAB-02", "--reason", "stolen"]);
+    let certificate = deployment.path("LAB-02.cer").display().to_string();
+    let add = |name: &str, more: &[&str]| {
+        deployment.keyturn(&[&["device", "add", "--cert", &certificate, "--name", name], more].concat())
+    };
+    let rows = || deployment.ok(&["audit", "export"]).lines().count();
+    let before = rows();
+    let same = add("LAB-02", &[]);
+    let said = text(&same.stderr);
+    assert!(
+        same.status.success() && said.contains("nothing was changed") && said.contains("disabled"),
+        "{said}"
+    );
+    for more in [&[][..], &["--join", "Workplace"]] {
+        let renamed = add("LAB-01", more);
+        let said = text(&renamed.stderr);
+        assert_eq!(renamed.status.code(), Some(5), "{said}");
+        assert!(said.contains("its name is «LAB-02», not «LAB-01»") && said.contains("--replace"), "{said}");
+        assert_eq!(said.contains("it is joined as «AzureAd», not «Workplace»"), !more.is_empty(), "{said}");
+    }
+    assert_eq!(rows(), before, "nothing was done, so nothing is recorded");
+    assert!(deployment.ok(&["device", "show", "LAB-01"]).contains(&one.id.to_string()));
+    assert!(deployment.ok(&["device", "show", "LAB-02"]).contains("disabled"));
+
+    let replaced = add("LAB-01", &["--replace"]);
+    let said = text(&replaced.stderr);
+    assert!(replaced.status.success() && said.contains("and is disabled"), "{said}");
+    assert!(said.contains(&format!("Warning: {} has the name LAB-01 too", one.id)), "{said}");
+    assert!(deployment.ok(&["device", "show", &two.id.to_string()]).contains("disabled: it may not rotate"));
+    assert!(deployment.ok(&["audit", "list"]).contains("replaced LAB-01: its name is «LAB-02»"));
 }
 
 #[test]
@@ -71,6 +118,7 @@ fn what_cannot_be_done_is_said_with_the_mend() {
     for (arguments, code, said) in [
         (&["device", "show", "LAB-99"][..], 3, &["LAB-99", "keyturn device list"][..]),
         (&["device", "show", missing], 3, &[missing]),
+        (&["restore", "/nonexistent/backup", "--reason", "x"], 1, &["see that the name is right"]),
         (&["reveal", "LAB-99", "--reason", "x"], 3, &["LAB-99"]),
         (&["dead-letters", "show", "7"], 3, &["7", "no such dead letter"]),
         (&["dead-letters", "replay", "7", "--reason", "x"], 3, &["7"]),

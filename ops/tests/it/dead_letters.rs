@@ -15,6 +15,7 @@ use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::{DeadReason, NewMessage, QueueName, Settlement};
 use keyturn_schemas::alarm::AlarmRaised;
 use keyturn_schemas::envelope::{Envelope, TraceParent};
+use keyturn_schemas::outcome::Outcome;
 use keyturn_service::config::Config;
 use keyturn_service::engines::Engines;
 use serde_json::Value;
@@ -85,6 +86,78 @@ async fn alarms(deployment: &Deployment) -> (u64, u64) {
 fn recorded(deployment: &Deployment, action: &str) -> usize {
     let rows = deployment.ok(&["audit", "export"]);
     rows.lines().filter(|row| row.contains(&format!("\"Action\":\"{action}\""))).count()
+}
+
+/// What is named is meant: by its number a letter goes that a replay of many leaves out, and a dry run says the same.
+#[tokio::test]
+async fn a_dry_run_by_number_says_what_the_replay_does() {
+    let (deployment, device, other) = (Deployment::init(), register(), register());
+    deployment.add(&device, "LAB-07");
+    deployment.add(&other, "LAB-08");
+    bury_alarms(&deployment, &device, 1).await;
+    // Nobody waits for this result any more.
+    let (entropy, now): (&dyn Entropy, _) = (&SystemEntropy, SystemClock.now());
+    let (request, gone) = (RequestId(entropy.bytes()), other.id);
+    let outcome = Outcome { rid: request, carries: None, result: None, expires_ms: now };
+    let body = Envelope::new(request, gone, "rotator", now, TraceParent::of(request), outcome).to_json();
+    let message = NewMessage { request, device: gone, body };
+    bury(&deployment, QueueName::Outcomes, message, DeadReason::Exhausted, "503").await;
+    let junk = NewMessage { body: "junk".to_owned(), ..alarm(&other) };
+    bury(&deployment, QueueName::Findings, junk, DeadReason::Undecodable, "x").await;
+    let many = json(&deployment, &["replay", "--where", "reason:exhausted", "--dry-run"]);
+    assert_eq!((&many["matched"], &many["eligible"]), (&2.into(), &1.into()), "{many}");
+    let planned = json(&deployment, &["replay", "2", "--dry-run"]);
+    assert_eq!((&planned["matched"], &planned["eligible"]), (&1.into(), &1.into()), "{planned}");
+    for more in [&["--dry-run"][..], &["--reason", "x"]] {
+        fails(
+            &deployment,
+            &[&["replay", "2", "99"], more].concat(),
+            3,
+            "nothing was moved: 99: there is no such",
+        );
+        fails(&deployment, &[&["replay", "2", "3"], more].concat(), 1, "3: nothing was moved");
+        fails(&deployment, &[&["discard", "2", "99"], more].concat(), 3, "nothing was discarded: 99");
+    }
+    let outcomes = engines(&deployment);
+    assert_eq!(outcomes.queue().depth(QueueName::Outcomes).await.unwrap().dead, 1);
+    assert_eq!(recorded(&deployment, "DeadLettersReplayed"), 0);
+    deployment.ok(&["dead-letters", "replay", "2", "2", "--reason", "meant"]);
+    let depth = outcomes.queue().depth(QueueName::Outcomes).await.unwrap();
+    assert_eq!((depth.total, depth.dead), (1, 0));
+    let audit = deployment.ok(&["audit", "export"]);
+    let row = audit.lines().find(|row| row.contains("DeadLettersReplayed")).unwrap();
+    assert!(row.contains(&format!("2 (message {request} of device {gone}, on outcomes)")), "{row}");
+    let row: Value = serde_json::from_str(row).unwrap();
+    assert!(row.as_object().unwrap().values().any(|value| *value == gone.to_string()), "its device: {row}");
+}
+
+#[tokio::test]
+async fn a_device_is_named_as_elsewhere_and_its_page_tells_of_its_letters() {
+    let (deployment, one, two) = (Deployment::init(), register(), register());
+    deployment.add(&one, "LAB-07");
+    deployment.add(&two, "LAB-08");
+    bury_alarms(&deployment, &one, 2).await;
+    bury_alarms(&deployment, &two, 1).await;
+    let count = |filter: &str| {
+        json(&deployment, &["list", "--each", &format!("--where={filter}")]).as_array().unwrap().len()
+    };
+    assert_eq!((count("device:lab-07"), count("-device:LAB-07"), count("device:LAB-07,LAB-08")), (2, 1, 3));
+    fails(&deployment, &["list", "--where=-device:LAB-09"], 3, "no device has this name");
+    let shown = deployment.ok(&["device", "show", "LAB-07"]);
+    let expected = format!("--where device:{}", one.id);
+    assert!(shown.contains("dead letters: 2, the last ") && shown.contains(&expected), "{shown}");
+    let value: Value =
+        serde_json::from_str(&deployment.ok(&["--output", "json", "device", "show", "LAB-08"])).unwrap();
+    assert_eq!(
+        (&value["dead_letters"]["count"], &value["dead_letters"]["complete"]),
+        (&1.into(), &true.into())
+    );
+    let third = register();
+    deployment.add(&third, "LAB-07");
+    fails(&deployment, &["list", "--where", "device:LAB-07"], 5, &third.id.to_string());
+    deployment.ok(&["device", "show", &third.id.to_string()]).lines().for_each(|line| {
+        assert!(!line.contains("dead letters"), "{line}");
+    });
 }
 
 #[tokio::test]

@@ -100,6 +100,52 @@ fn each_illness_is_told_with_its_mend() {
     is(&deployment, "configuration", "Failed", "nonsense");
 }
 
+/// A file that others may read is there and whole: nothing has to be put back.
+#[test]
+fn a_key_that_others_may_read_is_mended_where_it_is() {
+    let deployment = Deployment::init();
+    let vault = deployment.path("data/keys/vault.key");
+    fs::set_permissions(&vault, fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = found(&deployment, "keys");
+    assert!(exposed.iter().any(|(state, text)| state == "Failed" && text.contains("`chmod 600` it")));
+    assert!(!exposed.iter().any(|(_, text)| text.contains("put the file back")), "{exposed:?}");
+}
+
+#[test]
+fn a_recovery_log_that_cannot_be_written_is_told_by_doctor_and_config_check() {
+    let deployment = Deployment::init();
+    assert!(!deployment.ok(&["doctor"]).contains("recovery log"), "there is none");
+    let key = deployment.path("recovery.key");
+    deployment.ok(&["vault", "recovery-key", key.to_str().unwrap()]);
+    let configure = |more: &str| {
+        deployment.configure(&format!(
+            "[vault]\nrecovery_log = \"../elsewhere/vault.log\"\nrecovery_key = \"../recovery.key.pub\"\n{more}"
+        ));
+    };
+    let checked = || {
+        let output = deployment.keyturn(&["config", "check"]);
+        (output.status.success(), text(&output.stdout))
+    };
+    configure("");
+    is(&deployment, "recovery log", "Failed", "elsewhere: No such file");
+    let (well, said) = checked();
+    assert!(!well && said.contains("failed  recovery log") && said.contains("elsewhere"), "{said}");
+    // Nothing waits for a log that is not required.
+    configure("recovery_required = false\n");
+    is(&deployment, "recovery log", "Warning", "elsewhere: No such file");
+    configure("");
+    fs::create_dir(deployment.path("elsewhere")).unwrap();
+    is(&deployment, "recovery log", "Ok", "can be appended to");
+    assert!(checked().0, "{}", checked().1);
+    let log = deployment.path("elsewhere/vault.log");
+    assert!(!log.exists(), "looking leaves nothing");
+    fs::create_dir(&log).unwrap();
+    is(&deployment, "recovery log", "Failed", "vault.log: Is a directory");
+    fs::remove_dir(&log).unwrap();
+    fs::remove_file(deployment.path("recovery.key.pub")).unwrap();
+    is(&deployment, "recovery log", "Failed", "recovery.key.pub");
+}
+
 /// A hop that is not in the database is not mended there.
 #[test]
 fn a_hop_elsewhere_that_does_not_answer_is_told_with_where_it_is() {

@@ -57,6 +57,53 @@ async fn every_state_is_counted_and_a_hold_is_an_operators_to_end() {
     world.stop();
 }
 
+/// What the rotator holds a device by is told by every command, to the second, and a release does not lift it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cap_of_a_day_is_named_wherever_it_holds() {
+    let mut world = World::with_versions_per_day(1).await;
+    world.round().await;
+    let (deployment, device) = (&world.deployment, &world.devices[0]);
+    let spare = register();
+    deployment.add(&spare, "SPARE");
+    let name = device.name.as_str();
+    let asked = deployment.keyturn(&["device", "rotate-now", name, "--reason", "drill"]);
+    let asked = text(&asked.stderr);
+    let answer = device.agent().once().await.unwrap().to_string();
+    let (_, until) = answer.split_once("held by the server until ").unwrap();
+    let until = until.split_once('.').unwrap().0;
+    let limit = format!("no new password before {until}: it has had 1 in 1d");
+    assert!(asked.contains("does not yet") && asked.contains(&limit), "{asked} is not {answer}");
+    let shown = deployment.ok(&["device", "show", name]);
+    assert!(shown.contains(&limit), "{shown} is not {answer}");
+    let shown: Value =
+        serde_json::from_str(&deployment.ok(&["--output", "json", "device", "show", name])).unwrap();
+    assert_eq!(shown["state"], "overdue");
+    let released = text(&deployment.keyturn(&["device", "release", name, "--reason", "drill"]).stderr);
+    assert!(released.contains("was not held") && released.contains(&limit), "{released}");
+    let plan: Value = serde_json::from_str(&deployment.ok(&[
+        "--output",
+        "json",
+        "device",
+        "rotate-now",
+        name,
+        "--dry-run",
+        "--reason",
+        "drill",
+    ]))
+    .unwrap();
+    assert_eq!(plan["capped"], 1);
+    let counts = deployment.keyturn(&["fleet"]);
+    assert!(text(&counts.stderr).starts_with("3 of them had as many"), "{}", text(&counts.stderr));
+    let list: Vec<Value> =
+        serde_json::from_str(&deployment.ok(&["--output", "json", "fleet", "--list"])).unwrap();
+    let of = |name: &str| list.iter().find(|row| row["name"] == name).unwrap();
+    assert_eq!(of(name)["capped_until"], shown["capped_until_ms"]);
+    assert!(shown["capped_until_ms"].is_u64() && of("SPARE").get("capped_until").is_none());
+    assert!(deployment.ok(&["fleet", "--list"]).contains(until));
+    assert!(!deployment.ok(&["device", "show", "SPARE"]).contains("no new password before"));
+    world.stop();
+}
+
 /// A process that looks after the store, killed when it goes.
 fn up(deployment: &Deployment) -> Killed {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
@@ -160,7 +207,7 @@ fn an_anchor_shows_what_the_chain_cannot() {
     assert_eq!(deployment.ok(&["audit", "verify"]), "2 rows, the chain is whole\n");
     fails("row 3 was there at");
     // Another row in its place.
-    deployment.ok(&["device", "disable", "LAB-07"]);
+    deployment.ok(&["device", "disable", "LAB-07", "--reason", "stolen"]);
     assert_eq!(deployment.ok(&["audit", "verify"]), "3 rows, the chain is whole\n");
     fails("row 3 is another than at");
     // The middle is changed: the first broken row is named.

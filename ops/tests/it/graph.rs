@@ -129,7 +129,7 @@ async fn a_device_that_graph_lists_rotates_until_it_is_disabled() {
     site.rotated().await;
     assert_eq!(site.versions(), 1);
 
-    let add = site.deployment.keyturn(&["device", "disable", &site.device.name]);
+    let add = site.deployment.keyturn(&["device", "disable", &site.device.name, "--reason", "stolen"]);
     assert!(!add.status.success() && text(&add.stderr).contains("Entra"), "{}", text(&add.stderr));
     let list = site.deployment.ok(&["device", "list"]);
     assert!(list.contains(&site.device.name), "{list}");

@@ -50,7 +50,7 @@ fn o_01_what_is_not_there_changes_nothing() {
         (&["device", "show", "\u{1b}[2J\u{7}"], 3),
         (&["device", "show", &long], 3),
         (&["device", "show", "00000000-0000-0000-0000-00000000000"], 3),
-        (&["device", "disable", "LAB-99"], 3),
+        (&["device", "disable", "LAB-99", "--reason", "x"], 3),
         (&["device", "close-lane", "LAB-99", "--lane", "AAAA", "--reason", "x"], 3),
         (&["reveal", "LAB-99", "--reason", "x"], 3),
     ] {

@@ -27,11 +27,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::with_versions_per_day(1000).await
+    }
+
+    pub(crate) async fn with_versions_per_day(versions: usize) -> Self {
         let deployment = Deployment::init();
         let address = free_address();
         deployment.configure(&format!(
             "[ingress]\nlisten = \"{address}\"\n[workers]\nfirst_delay = \"50ms\"\n\
-             [rotation]\nversions_per_day = 1000\n"
+             [rotation]\nversions_per_day = {versions}\n"
         ));
         let host = || shell::host(Config::load(&deployment.config()).unwrap()).unwrap();
         let (ingress, workers) = (host(), host());

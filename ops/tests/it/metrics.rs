@@ -258,7 +258,7 @@ async fn running_roles_tell_what_the_table_says() {
         }
     }
     assert!(devices[0].agent().once().await.unwrap().is_success());
-    deployment.ok(&["device", "disable", &devices[1].name]);
+    deployment.ok(&["device", "disable", &devices[1].name, "--reason", "stolen"]);
     let refused = devices[1].agent_waiting(Duration::from_secs(5)).once().await;
     assert!(!refused.is_ok_and(|outcome| outcome.is_success()));
     deployment.ok(&["reveal", &devices[0].name, "--reason", "test"]);

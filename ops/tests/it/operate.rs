@@ -24,7 +24,7 @@ async fn every_command_of_the_page_works_as_it_stands() {
     world.round().await;
     let deployment = &world.deployment;
     let device = &world.devices[0];
-    deployment.ok(&["device", "disable", &device.name]);
+    deployment.ok(&["device", "disable", &device.name, "--reason", "stolen"]);
     let refused = device.agent().once().await;
     assert!(!refused.is_ok_and(|outcome| outcome.is_success()), "it is disabled");
     // The workers take a dead alarm that is replayed, so it is nobody's: no webhook is set.

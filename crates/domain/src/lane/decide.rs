@@ -327,7 +327,7 @@ fn answer(
         return Reply::Held(until);
     }
     match mint_reason(lane, heard, policy, now) {
-        Ok(reason) => within_limit(lanes, policy, now).map_or(Reply::Mint(reason), Reply::Held),
+        Ok(reason) => capped(lanes, policy, now).map_or(Reply::Mint(reason), Reply::Held),
         Err(due) => Reply::NotDue(due),
     }
 }
@@ -349,8 +349,9 @@ fn mint_reason(
     }
 }
 
-/// When the next version may be made, if the device has had its share for now.
-fn within_limit(lanes: &[Lane], policy: &RotationPolicy, now: UnixMillis) -> Option<UnixMillis> {
+/// When the next version may be made, if the device has had its share for now: `versions_per_window` of them, over all
+/// its lanes, in the last `version_window`. An outstanding version is sent again all the same.
+pub fn capped(lanes: &[Lane], policy: &RotationPolicy, now: UnixMillis) -> Option<UnixMillis> {
     let mut recent: Vec<UnixMillis> = lanes
         .iter()
         .flat_map(|lane| &lane.minted)
@@ -358,6 +359,7 @@ fn within_limit(lanes: &[Lane], policy: &RotationPolicy, now: UnixMillis) -> Opt
         .filter(|at| now.since(*at) < policy.version_window)
         .collect();
     recent.sort_unstable();
-    let full = recent.len() >= policy.versions_per_window;
-    recent.first().filter(|_| full).map(|oldest| oldest.plus(policy.version_window))
+    // There may be more than the limit allows, where it was lowered: the one that has to be old enough is not the first.
+    let over = recent.len().checked_sub(policy.versions_per_window)?;
+    recent.get(over).or(recent.last()).map(|last_over| last_over.plus(policy.version_window))
 }

@@ -219,6 +219,18 @@ fn a_device_gets_four_versions_a_day_over_all_its_lanes() {
     assert_eq!(decision.reply, Reply::Held(UnixMillis(NOW.0 + 20 * 3600 * 1000)));
 }
 
+/// Six were made before the limit became four: three of them have to be old, not one.
+#[test]
+fn a_limit_that_was_lowered_holds_until_there_is_room_below_it() {
+    let policy = RotationPolicy::default();
+    let hours_ago = |hour: u64| UnixMillis(NOW.0 - hour * 3600 * 1000);
+    let lane = Lane { minted: (1..=6).map(hours_ago).collect(), ..lane() };
+    let until = UnixMillis(NOW.0 + 20 * 3600 * 1000);
+    assert_eq!(ask(lane.clone(), &request()).reply, Reply::Held(until));
+    assert_eq!(capped(std::slice::from_ref(&lane), &policy, UnixMillis(until.0 - 1)), Some(until));
+    assert_eq!(capped(&[lane], &policy, until), None);
+}
+
 #[test]
 fn a_second_lane_is_an_alarm_and_a_fifth_is_refused() {
     let policy = RotationPolicy::default();

@@ -52,7 +52,7 @@ pub fn restore(
 }
 
 fn copy(from: &Path, to: &Path, progress: Progress<'_>) -> Result<(), BackupError> {
-    let read = |source| BackupError::File { path: from.to_owned(), source };
+    let read = |source| BackupError::Unread { path: from.to_owned(), source };
     let mut source = File::open(from).map_err(read)?;
     let all = source.metadata().map_err(read)?.len();
     let mut target = create(to)?;

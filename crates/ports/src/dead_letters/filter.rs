@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `reason` | `undecodable`, `unsupported_version`, `untrusted`, `exhausted` |
 //! | `queue` | `requests`, `findings`, `outcomes`, `alarms` |
-//! | `device` | a device id |
+//! | `device` | a device id, or what the caller knows for a name of one ([`Filter::naming`]) |
 //! | `label` | the device's name in the directory, or its host name or serial number; `*` stands for anything |
 //! | `group` | the policy the device is under |
 //! | `age` | how long dead: `>10m`, `<2h`, `>=1d`, `<=1d` |
@@ -20,6 +20,7 @@
 //! Pure: what a letter's device is called is a fact that the caller brings ([`Facts`]).
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -90,9 +91,29 @@ pub struct NotAFilter {
     pub at: usize,
     /// What is wrong there, and what may stand there.
     pub problem: String,
+    /// The value of `device` that is no id, if that is what is wrong: a name, perhaps.
+    pub device: Option<String>,
 }
 
 impl Filter {
+    /// Reads a filter in which these names stand for devices, as they are written. No device is a name's until the
+    /// caller has said so: a term about nobody would let everything pass with a hyphen in front.
+    ///
+    /// # Errors
+    /// What is wrong. With [`NotAFilter::device`] the caller may look for that name, and read again.
+    pub fn naming(text: &str, devices: &BTreeMap<String, DeviceId>) -> Result<Self, NotAFilter> {
+        let characters: Vec<char> = text.chars().collect();
+        if characters.len() > LONGEST {
+            return Err(wrong(LONGEST, format!("the filter is longer than {LONGEST} characters")));
+        }
+        let mut reader = Reader { characters: &characters, devices, at: 0, values: 0 };
+        let mut terms = Vec::new();
+        while reader.skip_blanks() {
+            terms.push(reader.term()?);
+        }
+        Ok(Self { text: text.trim().to_owned(), terms })
+    }
+
     /// Whether it has no term.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
@@ -161,25 +182,17 @@ impl FromStr for Filter {
     type Err = NotAFilter;
 
     fn from_str(text: &str) -> Result<Self, NotAFilter> {
-        let characters: Vec<char> = text.chars().collect();
-        if characters.len() > LONGEST {
-            return Err(wrong(LONGEST, format!("the filter is longer than {LONGEST} characters")));
-        }
-        let mut reader = Reader { characters: &characters, at: 0, values: 0 };
-        let mut terms = Vec::new();
-        while reader.skip_blanks() {
-            terms.push(reader.term()?);
-        }
-        Ok(Self { text: text.trim().to_owned(), terms })
+        Self::naming(text, &BTreeMap::new())
     }
 }
 
 fn wrong(at: usize, problem: impl Into<String>) -> NotAFilter {
-    NotAFilter { at: at + 1, problem: problem.into() }
+    NotAFilter { at: at + 1, problem: problem.into(), device: None }
 }
 
 struct Reader<'a> {
     characters: &'a [char],
+    devices: &'a BTreeMap<String, DeviceId>,
     at: usize,
     values: usize,
 }
@@ -229,7 +242,10 @@ impl Reader<'_> {
             if self.values > MOST_VALUES {
                 return Err(wrong(at, format!("there are more than {MOST_VALUES} values")));
             }
-            any.push(test(&key, start, &value, at)?);
+            any.push(match self.devices.get(&value).filter(|_| key == "device") {
+                Some(device) => Test::Device(*device),
+                None => test(&key, start, &value, at)?,
+            });
             if !self.takes(',') {
                 return Ok(Term { not, any });
             }
@@ -284,8 +300,9 @@ fn test(key: &str, key_at: usize, value: &str, at: usize) -> Result<Test, NotAFi
         "queue" => QueueName::parse(value).map(Test::Queue).ok_or_else(|| {
             wrong(at, "no such queue; the queues are requests, findings, outcomes and alarms")
         }),
-        "device" => DeviceId::parse_any_case(value).map(Test::Device).map_err(|_| {
-            wrong(at, "expected a device id like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11; for a name, label:")
+        "device" => DeviceId::parse_any_case(value).map(Test::Device).map_err(|_| NotAFilter {
+            device: Some(value.to_owned()),
+            ..wrong(at, "expected a device id like 3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11; for a name, label:")
         }),
         "label" => Ok(Test::Label(value.to_lowercase())),
         "group" => Ok(Test::Group(value.to_owned())),

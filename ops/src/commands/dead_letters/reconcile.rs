@@ -32,7 +32,8 @@ struct Compared {
 
 pub(super) async fn run(deployment: &Deployment) -> Result<()> {
     let mut found: BTreeMap<QueueName, Compared> = BTreeMap::new();
-    let (selection, mut names) = (Selection::parse(None, &[])?, Names::new(deployment));
+    let (selection, mut names) =
+        (Selection::parse(&deployment.engines, None, &[]).await?, Names::new(deployment));
     let mut pages = selection.letters();
     while let Some(page) = pages.next(&mut names).await? {
         for letter in &page {

@@ -1,15 +1,17 @@
 //! Which dead letters, and which of them are worth a replay.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::Lane;
+use keyturn_pipeline::replay;
 use keyturn_pipeline::replay::eligible::{self, Facts, Skip};
 use keyturn_ports::dead_letters::filter::{Facts as Called, Filter};
 use keyturn_ports::dead_letters::jobs::Act;
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use keyturn_ports::queue::QueueName;
+use keyturn_service::engines::Engines;
 use sha2::{Digest as _, Sha256};
 
 use super::Deployment;
@@ -29,14 +31,29 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub(super) fn parse(filter: Option<&str>, ids: &[u64]) -> Result<Self> {
+    /// Reads what was typed. A device may be named as elsewhere, if one alone has the name.
+    pub(super) async fn parse(engines: &Engines, filter: Option<&str>, ids: &[u64]) -> Result<Self> {
         let text = filter.unwrap_or_default();
         let wrong = |error: keyturn_ports::dead_letters::filter::NotAFilter| {
             let line: String = text.chars().take(200).map(|c| if c == '\n' { ' ' } else { c }).collect();
             let mark = " ".repeat(error.at.saturating_sub(1).min(200));
             anyhow!("--where: {error}\n  {}\n  {mark}^", printable(line))
         };
-        Ok(Self { filter: text.parse().map_err(wrong)?, ids: ids.iter().copied().collect() })
+        let mut names = BTreeMap::new();
+        let filter = loop {
+            match Filter::naming(text, &names) {
+                Ok(filter) => break filter,
+                Err(error) => match &error.device {
+                    // A name that is known and no better for it would be asked for again.
+                    Some(name) if !names.contains_key(name) => {
+                        let named = resolve::device(engines, name).await.context("--where: device:")?;
+                        names.insert(name.clone(), named.id);
+                    }
+                    _ => return Err(wrong(error)),
+                },
+            }
+        };
+        Ok(Self { filter, ids: ids.iter().copied().collect() })
     }
 
     /// In one line, the same for the same words.
@@ -163,6 +180,9 @@ pub(super) async fn plan(names: &mut Names<'_>, act: Act, selection: &Selection)
     while let Some(page) = letters.next(names).await? {
         for letter in &page {
             let skip = if act == Act::Replay { names.judge(letter).await?.err() } else { None };
+            // Who names a letter by its number means it, whether or not it is of use.
+            let meant = !selection.ids.is_empty() && replay::plan(letter).is_ok();
+            let skip = skip.filter(|_| !meant);
             hash.update(letter.id.0.to_be_bytes());
             hash.update(skip.map_or("", Skip::as_str));
             hash.update([0]);

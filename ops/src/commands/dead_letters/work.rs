@@ -46,7 +46,7 @@ pub(super) async fn replay(deployment: &Deployment, replay: &Replay) -> Result<(
     if by_number && !replay.dry_run && replay.plan.is_none() {
         return super::replay_by_number(deployment, &replay.letters.ids, reason).await;
     }
-    let selection = Selection::parse(replay.letters.filter.as_deref(), &replay.letters.ids)?;
+    let selection = selected(deployment, replay.letters.filter.as_deref(), &replay.letters.ids).await?;
     let per_minute = replay.max_rate.and_then(NonZeroU32::new);
     if !replay.dry_run
         && replay.plan.is_none()
@@ -54,6 +54,8 @@ pub(super) async fn replay(deployment: &Deployment, replay: &Replay) -> Result<(
     {
         return work(deployment, job).await;
     }
+    // Cut short as the replay itself would be.
+    super::planned(&deployment.engines, &replay.letters.ids).await?;
     let mut names = Names::new(deployment);
     let plan = select::plan(&mut names, Act::Replay, &selection).await?;
     if replay.dry_run {
@@ -79,12 +81,15 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     if filter.is_none_or(|filter| filter.trim().is_empty()) && discard.letters.ids.is_empty() {
         bail!("a discard needs --where or numbers: nobody discards everything by leaving a word out");
     }
-    let selection = Selection::parse(filter, &discard.letters.ids)?;
+    let selection = selected(deployment, filter, &discard.letters.ids).await?;
     if !discard.dry_run
         && discard.plan.is_none()
         && let Some(job) = unfinished(deployment, Act::Discard, &selection.words(), reason).await?
     {
         return work(deployment, job).await;
+    }
+    for id in &discard.letters.ids {
+        super::find(&deployment.engines, DeadLetterId(*id)).await.context("nothing was discarded")?;
     }
     let mut names = Names::new(deployment);
     let plan = select::plan(&mut names, Act::Discard, &selection).await?;
@@ -112,6 +117,10 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     })?;
     eprintln!("{} dead letters are archived in {}.", plan.matched, path.display());
     begin(deployment, Act::Discard, selection.words(), reason, None, plan).await
+}
+
+async fn selected(deployment: &Deployment, filter: Option<&str>, ids: &[u64]) -> Result<Selection> {
+    Selection::parse(&deployment.engines, filter, ids).await
 }
 
 /// Has the queue's name typed: what is discarded does not come back by itself.

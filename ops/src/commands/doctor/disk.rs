@@ -4,11 +4,42 @@ use std::fs;
 use std::path::Path;
 
 use keyturn_ports::audit::{Action, NewRow};
+use keyturn_service::recovery::RecoveryLog;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Check, Deployment};
 
 pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+    let mut checks = database(deployment).await;
+    checks.extend(deployment.engines.recovery().map(|log| recovery_log(deployment, log)));
+    checks
+}
+
+/// Whether the rotator could write its second copy: while it cannot, no password is made.
+fn recovery_log(deployment: &Deployment, log: &RecoveryLog) -> Check {
+    const NAME: &str = "recovery log";
+    match log.probe() {
+        Ok(free) => {
+            let found =
+                format!("{} can be appended to, {} MiB are free there", log.file.display(), free >> 20);
+            if free < deployment.config.sections.doctor.disk_warn_bytes {
+                return Check::warning(NAME, found, "make room: when it is full, no password is made");
+            }
+            Check::ok(NAME, found)
+        }
+        Err(error) => {
+            let place = "mount its disk, see that its folder is there and the rotator's user may write in it";
+            if log.required {
+                let mend = format!("{place}; until then no password is made, and what waits is tried again");
+                return Check::failed(NAME, error, mend);
+            }
+            let mend = format!("{place}; until then versions are stored that the log does not have");
+            Check::warning(NAME, error, mend)
+        }
+    }
+}
+
+async fn database(deployment: &Deployment) -> Vec<Check> {
     if deployment.config.postgres.is_some() {
         // Its disk is another machine's.
         return vec![appendable(deployment).await];

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use keyturn_schemas::claims::Deployment as Name;
 use keyturn_schemas::key_set;
 use keyturn_schemas::signing::PublicKey;
+use keyturn_service::keys::KeyError;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -82,8 +83,11 @@ fn readable(deployment: &Deployment) -> Vec<Check> {
     let mut wrong = Vec::new();
     for (kind, read) in tried {
         if let Err(error) = read {
-            let mend =
-                "put the file back from where keys are kept; `keyturn keys list` tells which there are";
+            let mend = match &error {
+                // It is there and whole, and the error says what to do about it.
+                KeyError::Exposed { .. } => "until then no role reads it",
+                _ => "put the file back from where keys are kept; `keyturn keys list` tells which there are",
+            };
             wrong.push(Check::failed("keys", format!("{kind}: {error}"), mend));
         }
     }

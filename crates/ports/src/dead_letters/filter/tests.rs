@@ -98,6 +98,21 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn a_name_stands_for_a_device_only_where_it_was_said_whose_it_is() {
+    let told = r#"-device:"LAB 07",LAB-08"#.parse::<Filter>().unwrap_err();
+    assert_eq!((told.at, told.device.as_deref()), (9, Some("LAB 07")));
+    let device = letter().message.device;
+    let mut names = std::collections::BTreeMap::from([("LAB 07".to_owned(), device)]);
+    let told = Filter::naming(r#"-device:"LAB 07",LAB-08"#, &names).unwrap_err();
+    assert_eq!(told.device.as_deref(), Some("LAB-08"));
+    let named = Filter::naming(r#"device:"LAB 07""#, &names).unwrap();
+    assert!(named.matches(&letter(), &Facts::default()) && !named.needs_names());
+    names.insert("LAB 07".to_owned(), DeviceId::from_bytes([9; 16]));
+    assert!(!Filter::naming(r#"device:"LAB 07""#, &names).unwrap().matches(&letter(), &Facts::default()));
+    assert_eq!(Filter::naming("raeson:LAB-07", &names).unwrap_err().device, None);
+}
+
+#[test]
 fn names_are_asked_for_only_if_they_matter() {
     for (text, needs) in [("reason:exhausted", false), ("label:x", true), ("-group:x", true), ("", false)] {
         assert_eq!(text.parse::<Filter>().unwrap().needs_names(), needs, "{text}");
