@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::Lane;
 use keyturn_pipeline::replay::eligible::{self, Facts, Skip};
@@ -13,6 +13,7 @@ use keyturn_ports::queue::QueueName;
 use sha2::{Digest as _, Sha256};
 
 use super::Deployment;
+use crate::failure::usage;
 use crate::output::printable;
 use crate::resolve;
 
@@ -34,7 +35,7 @@ impl Selection {
         let wrong = |error: keyturn_ports::dead_letters::filter::NotAFilter| {
             let line: String = text.chars().take(200).map(|c| if c == '\n' { ' ' } else { c }).collect();
             let mark = " ".repeat(error.at.saturating_sub(1).min(200));
-            anyhow!("--where: {error}\n  {}\n  {mark}^", printable(line))
+            usage("--where", format_args!("{error}\n  {}\n  {mark}^", printable(line)))
         };
         Ok(Self { filter: text.parse().map_err(wrong)?, ids: ids.iter().copied().collect() })
     }
