@@ -25,8 +25,23 @@ for program in keyturn keyturn-ingress keyturn-validator keyturn-rotator keyturn
 done
 install -D -m 644 infra/systemd/keyturn.sysusers "$root/usr/lib/sysusers.d/keyturn.conf"
 install -D -m 644 infra/systemd/keyturn.tmpfiles "$root/usr/lib/tmpfiles.d/keyturn.conf"
-for file in infra/samples/keyturn.toml infra/prometheus/alerts.yaml docs/OPERATE.md LICENSE-MIT; do
-    install -D -m 644 "$file" "$root/usr/share/doc/keyturn/$(basename "$file")"
+doc=$root/usr/share/doc/keyturn
+for file in infra/samples/keyturn.toml infra/prometheus/alerts.yaml LICENSE-MIT; do
+    install -D -m 644 "$file" "$doc/$(basename "$file")"
+done
+# Errors and `keyturn doctor` name pages as they lie in the repository.
+for file in docs/*.md docs/errors/*.md docs/runbooks/*.md infra/systemd/*; do
+    install -D -m 644 "$file" "$doc/$file"
+done
+ln -s docs/OPERATE.md "$doc/OPERATE.md"
+# What an operator is sent to is there.
+for page in OPERATE.md errors/README.md; do
+    for link in $(grep -oE '\]\([^)#:]+' "docs/$page" | cut -c 3-); do
+        if [[ ! -e $doc/docs/$(dirname "$page")/$link ]]; then
+            echo "build-server.sh: docs/$page links to $link, which the package has not" >&2
+            exit 1
+        fi
+    done
 done
 install -D -m 644 LICENSE "$root/usr/share/doc/keyturn/copyright"
 "$built/keyturn" man "$root/usr/share/man/man1" >/dev/null 2>&1

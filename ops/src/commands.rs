@@ -48,7 +48,7 @@ impl Deployment {
     fn open(arguments: &Arguments) -> Result<Self> {
         let config = Config::load(&arguments.config)?;
         let keys = KeyStore::of(&config)?;
-        Ok(Self { engines: Engines::open(&config)?, keys, output: arguments.output, config })
+        Ok(Self { engines: Engines::open_existing(&config)?, keys, output: arguments.output, config })
     }
 
     /// Records a command in the audit. Only then may it be carried out.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, VersionId};
 use keyturn_domain::lane::{Lane, RotationPolicy, Standing};
 use keyturn_domain::password::Password;
@@ -11,7 +11,7 @@ use keyturn_ports::vault::Vault;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
 use keyturn_service::engines::Engines;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, no_reason};
 use crate::resolve;
 
 /// Who looks, and why.
@@ -128,7 +128,7 @@ impl Look<'_> {
 
     async fn show(&self, device: DeviceId, wanted: Vec<Wanted>) -> Result<Vec<Revealed>> {
         if self.reason.trim().is_empty() {
-            bail!("--reason must say why: the audit keeps it");
+            return Err(no_reason());
         }
         if wanted.is_empty() {
             let problem =

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Visitor;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A length of time with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,12 @@ impl fmt::Display for Span {
         let fits = |(_, millis): &&(&str, u64)| total.is_multiple_of(*millis) && total >= *millis;
         let (unit, millis) = UNITS.iter().rev().find(fits).copied().unwrap_or(("ms", 1));
         write!(f, "{}{unit}", total / millis)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -25,6 +25,8 @@ use keyturn_pipeline::worker::WorkerSettings;
 use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::stamp::Freshness;
 
+use crate::levels;
+
 pub use self::azure::{AzureAccess, CopySettings, DirectoryEngine, VaultEngine};
 pub use self::logs::LogShipping;
 pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};
@@ -85,6 +87,18 @@ pub enum ConfigError {
     /// There is no such file.
     #[error("{}: there is no such file; `keyturn init` makes a deployment with a configuration", .0.display())]
     Missing(PathBuf),
+    /// There may be one, and it cannot be read.
+    #[error(
+        "{}: it cannot be read: {source}; run this as the user that the deployment belongs to, or as root, or name \
+         another file with --config",
+        file.display()
+    )]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// It cannot be read as configuration.
     #[error("{0}")]
     Syntax(String),
@@ -101,9 +115,7 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks the file at `path`. Relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        if !path.is_file() {
-            return Err(ConfigError::Missing(path.to_owned()));
-        }
+        openable(path)?;
         let mut sections =
             Sections::from_file(path).map_err(|error| ConfigError::Syntax(without_values(&chain(&error))))?;
         let home = path.parent().unwrap_or(Path::new("."));
@@ -125,6 +137,21 @@ impl Config {
         // Samples in the comments are fenced for the documentation, which would take them for Rust.
         template.replace("# ```text\n", "").replace("# ```\n", "")
     }
+}
+
+/// Whether there is a file that this user may read. That there is none and that it cannot be looked at are mended in
+/// different ways.
+fn openable(path: &Path) -> Result<(), ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(ConfigError::Missing(path.to_owned()));
+        }
+        Err(error) => return Err(unreadable(error)),
+        Ok(found) if !found.is_file() => return Err(ConfigError::Missing(path.to_owned())),
+        Ok(_) => {}
+    }
+    std::fs::File::open(path).map(drop).map_err(unreadable)
 }
 
 /// The parser shows the line that it cannot take. Somebody may have put a secret there, under a key that there is not;
@@ -191,6 +218,10 @@ impl Sections {
         let logs = self.log_shipping().map_err(|wrong| problems.extend(wrong)).ok();
         problems.extend(self.contradictions());
         problems.extend(self.unkept());
+        note(&mut problems, "logs.level", levels::check(&self.logs.level));
+        if !["json", "text"].contains(&self.logs.format.as_str()) {
+            problems.push(format!("logs.format: {:?} is neither \"json\" nor \"text\"", self.logs.format));
+        }
         let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure.zip(logs)));
         match (deployment, join_types, policies, admission, alarms, engines) {
             (

@@ -1,7 +1,7 @@
 //! The one place that picks engines: from configuration to ports.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyturn_azure::graph::GraphDirectory;
@@ -71,6 +71,26 @@ pub enum OpenError {
     /// The file.
     #[error(transparent)]
     Embedded(#[from] keyturn_embedded::OpenError),
+    /// There is no file, for somebody who only makes one when that is asked for.
+    #[error(
+        "{}: there is no database; mend data.file if it is elsewhere, put a backup in place with `keyturn restore`, or \
+         make a deployment with `keyturn init`",
+        .0.display()
+    )]
+    NoDatabase(PathBuf),
+    /// The file is lost: what is kept beside it shows that there was one.
+    #[error(
+        "{}: there is no database, and {} shows that there was one; put it back, or a backup of it with `keyturn \
+         restore`; only if an empty one is to take its place, move that file away first",
+        database.display(),
+        epoch.display()
+    )]
+    Lost {
+        /// The database.
+        database: PathBuf,
+        /// What is beside it.
+        epoch: PathBuf,
+    },
     /// PostgreSQL.
     #[error(transparent)]
     Postgres(#[from] keyturn_postgres::OpenError),
@@ -95,6 +115,18 @@ impl OpenError {
             _ => None,
         }
     }
+}
+
+/// Whether there is surely nothing of this name. What cannot be looked at is told of by whoever opens it.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
+/// Where the epoch is if nothing is said: see `data.epoch_file`.
+fn epoch_beside(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".epoch");
+    name.into()
 }
 
 /// Engines of hops, and what lies dead beside them.
@@ -189,7 +221,23 @@ macro_rules! vault {
 }
 
 impl Engines {
-    /// Opens the engines that the configuration names.
+    /// Opens the engines that the configuration names, which were made before: a name that was mistyped must not look
+    /// like a deployment without devices.
+    ///
+    /// # Errors
+    /// [`OpenError::NoDatabase`] if the state is in a file, and there is none.
+    pub fn open_existing(config: &Config) -> Result<Self, OpenError> {
+        let file = &config.sections.data.file;
+        if config.postgres.is_none() && is_missing(file) {
+            return Err(OpenError::NoDatabase(file.clone()));
+        }
+        Self::open(config)
+    }
+
+    /// Opens the engines that the configuration names, and makes the database if there never was one.
+    ///
+    /// # Errors
+    /// [`OpenError::Lost`] if there was one: it is not replaced by an empty one.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         Self::open_as(config, "keyturn")
     }
@@ -202,6 +250,10 @@ impl Engines {
         let state = match &config.postgres {
             None => {
                 let data = &config.sections.data;
+                let epoch = data.epoch_file.clone().unwrap_or_else(|| epoch_beside(&data.file));
+                if is_missing(&data.file) && !is_missing(&epoch) {
+                    return Err(OpenError::Lost { database: data.file.clone(), epoch });
+                }
                 let mut options = OpenOptions::new(&data.file, time, chance);
                 if let Some(file) = &data.epoch_file {
                     options = options.epoch_file(file);

@@ -29,8 +29,9 @@ use keyturn_domain::entropy::Entropy;
 use keyturn_embedded::MasterKeys;
 use keyturn_ports::Kind;
 use keyturn_schemas::alarm::{SecretError, WebhookSecrets};
+use keyturn_schemas::claims::Deployment;
 use keyturn_schemas::finding::FindingKeys;
-use keyturn_schemas::key_set::{self, KeySetError};
+use keyturn_schemas::key_set::{self, KeySet, KeySetError};
 use keyturn_schemas::mac::{self, FiledKey, RingError};
 use keyturn_schemas::nonce::NonceKeys;
 use keyturn_schemas::signing::{KeyFileError, SigningKey};
@@ -68,6 +69,8 @@ pub struct KeyStore {
     folder: PathBuf,
     credentials: Option<PathBuf>,
     others: Arc<[PathBuf]>,
+    /// Whose the key set has to be, if that is known.
+    deployment: Option<Deployment>,
     /// What unwraps the vault's keys, if they are wrapped.
     envelope: Option<Arc<Envelope>>,
     /// What signs results, if that is in Key Vault.
@@ -117,6 +120,21 @@ pub enum KeyError {
         path: PathBuf,
         /// What is wrong.
         error: KeySetError,
+    },
+    /// It is a key set, of another deployment.
+    #[error(
+        "{}: the key set is of deployment «{theirs}», and deployment.name says «{ours}»; put deployment.name = \
+         \"{theirs}\" back, because agents were installed with it; or sign a new key set for another deployment: \
+         `keyturn init` makes one, and agents are installed anew",
+        path.display()
+    )]
+    OtherDeployment {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        theirs: Deployment,
+        /// What the configuration says.
+        ours: Deployment,
     },
     /// There is no file of a webhook's secrets.
     #[error(
@@ -253,6 +271,7 @@ impl KeyStore {
             folder,
             credentials: variable("CREDENTIALS_DIRECTORY").map(|path| PathBuf::from(path.as_str())),
             others: Arc::default(),
+            deployment: None,
             envelope: None,
             signers: None,
             built: reload::Built::default(),
@@ -261,7 +280,8 @@ impl KeyStore {
 
     /// The keys of a deployment. Nobody is asked anything yet.
     pub fn of(config: &Config) -> Result<Self, SetupError> {
-        let mut keys = Self::new(config.sections.data.keys.clone());
+        let deployment = Some(config.deployment.clone());
+        let mut keys = Self { deployment, ..Self::new(config.sections.data.keys.clone()) };
         let Some(azure) = &config.azure else { return Ok(keys) };
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         if let VaultEngine::Envelope(settings) = &config.vault {
@@ -338,16 +358,38 @@ impl KeyStore {
         WebhookSecrets::parse(&found.text).map_err(|error| KeyError::Webhook { path: path.to_owned(), error })
     }
 
-    /// The signed key set. Its form is checked; its signature is for the agents to check, who hold the root.
+    /// The signed key set, which is this deployment's. Its form is checked; its signature is for the agents to check,
+    /// who hold the root.
     pub fn key_set(&self) -> Result<String, KeyError> {
+        let (text, set) = self.read_key_set()?;
+        expiry::note("key_set", set.not_after);
+        Ok(text)
+    }
+
+    /// Whether what can be read of the key set is this deployment's. Most roles are not given it.
+    ///
+    /// # Errors
+    /// [`KeyError::OtherDeployment`].
+    pub(crate) fn not_of_another_deployment(&self) -> Result<(), KeyError> {
+        match self.read_key_set() {
+            Err(error @ KeyError::OtherDeployment { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_key_set(&self) -> Result<(String, KeySet), KeyError> {
         let credential = self.credentials.as_ref().map(|folder| folder.join(KEY_SET_FILE));
         let path = credential.filter(|path| path.is_file()).unwrap_or_else(|| self.folder.join(KEY_SET_FILE));
         let text = fs::read_to_string(&path)
             .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
         let text = text.trim().to_owned();
-        let set = key_set::read(&text).map_err(|error| KeyError::KeySet { path, error })?;
-        expiry::note("key_set", set.not_after);
-        Ok(text)
+        let set = key_set::read(&text).map_err(|error| KeyError::KeySet { path: path.clone(), error })?;
+        match &self.deployment {
+            Some(ours) if *ours != set.deployment => {
+                Err(KeyError::OtherDeployment { path, theirs: set.deployment, ours: ours.clone() })
+            }
+            _ => Ok((text, set)),
+        }
     }
 
     /// The keys of a ring file as they lie in the key folder, with what is noted about them.

@@ -43,8 +43,35 @@ pub enum LevelError {
     },
 }
 
+/// The crates that log. A filter may name a part of one (`keyturn_rotator::handler`), or the beginning of some.
+const OURS: [&str; 15] = [
+    "keyturn",
+    "keyturn_agent",
+    "keyturn_azure",
+    "keyturn_domain",
+    "keyturn_embedded",
+    "keyturn_ingress",
+    "keyturn_notifier",
+    "keyturn_ops",
+    "keyturn_pipeline",
+    "keyturn_ports",
+    "keyturn_postgres",
+    "keyturn_rotator",
+    "keyturn_schemas",
+    "keyturn_service",
+    "keyturn_validator",
+];
+
+/// Whether a part of a filter names something of ours that there is not. Of other crates nobody can tell.
+fn is_nobody(part: &str) -> bool {
+    let target = part.split(['=', '[']).next().unwrap_or_default().trim();
+    let (name, within) = target.split_once("::").map_or((target, false), |(name, _)| (name, true));
+    let known = |one: &str| if within { one == name } else { one.starts_with(name) };
+    name.starts_with("keyturn") && !OURS.into_iter().any(known)
+}
+
 /// Whether this is a filter that says what it seems to say: a single word that is no level would be taken for the name
-/// of a part of the program.
+/// of a part of the program, and a part that there is not would be waited for in vain.
 ///
 /// # Errors
 /// [`LevelError::Filter`].
@@ -62,6 +89,10 @@ pub fn check(level: &str) -> Result<(), LevelError> {
     });
     if let Some(bare) = bare {
         return wrong(&format!("«{bare}» is none of {}", levels.join(", ")));
+    }
+    if let Some(nobody) = level.split(',').map(str::trim).find(|part| is_nobody(part)) {
+        let target = nobody.split(['=', '[']).next().unwrap_or_default();
+        return wrong(&format!("there is no part «{target}» of Keyturn; its parts are {}", OURS.join(", ")));
     }
     EnvFilter::try_new(level).map_or_else(|error| wrong(&error.to_string()), |_| Ok(()))
 }
@@ -199,10 +230,6 @@ impl Levels {
         if logs.level == state.configured.level {
             return;
         }
-        if EnvFilter::try_new(&logs.level).is_err() {
-            warn!(level = logs.level, "this log level cannot be read, the one in use stays");
-            return;
-        }
         state.configured = logs;
         state.apply("the log level was read again");
     }
@@ -259,7 +286,35 @@ mod tests {
             assert!(error.contains("is no level") && error.contains("keyturn_rotator=debug"), "{error}");
             assert!(!error.contains(['\n', '\u{1b}']), "{error:?}");
         }
+        for good in
+            ["hyper=debug", "keyturn=debug", "keyturn_rotator::handler=trace", "warn,keyturn_ro[a]=info"]
+        {
+            check(good).unwrap();
+        }
+        for bad in ["info,keyturn_rotatr=debug", "keyturn_rot::handler=trace", "keyturns[{a=1}]=info"] {
+            let error = check(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("there is no part «keyturn") && error.contains("keyturn_rotator,"),
+                "{error}"
+            );
+        }
         check(&format!("info,{}=debug", "x".repeat(LONGEST))).unwrap_err();
+    }
+
+    /// A crate that is added can be named in a filter.
+    #[test]
+    fn every_crate_of_ours_can_be_named() {
+        let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")).unwrap();
+        let crates: Vec<_> = manifest
+            .lines()
+            .filter(|line| line.starts_with("keyturn-") && line.contains("path = "))
+            .filter_map(|line| line.split_once(' ').map(|(name, _)| name.replace('-', "_")))
+            .filter(|name| name != "keyturn_testkit")
+            .collect();
+        assert!(crates.len() > 10, "{crates:?}");
+        for name in crates {
+            assert!(OURS.contains(&name.as_str()), "{name}");
+        }
     }
 
     #[test]

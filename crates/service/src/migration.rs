@@ -207,6 +207,9 @@ fn origin(config: &Config) -> Result<Departure, Problem> {
         return Err(Problem::NotEmbedded);
     }
     let data = &config.sections.data;
+    if matches!(data.file.try_exists(), Ok(false)) {
+        return Err(Problem::NoDatabase(data.file.clone()));
+    }
     let mut options = OpenOptions::new(&data.file, Arc::new(SystemClock), Arc::new(SystemEntropy));
     if let Some(file) = &data.epoch_file {
         options = options.epoch_file(file);

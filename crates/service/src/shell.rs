@@ -131,6 +131,10 @@ pub fn host(config: Config) -> Result<Host, StartError> {
 }
 
 fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
+    let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
+    let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
+    // No agent would take an answer: better not to begin.
+    keys.not_of_another_deployment()?;
     let engines = Engines::open_as(&config, name)?;
     let schema = engines.schema();
     if schema.is_ahead() {
@@ -140,8 +144,6 @@ fn host_as(config: Config, name: &str) -> Result<Host, StartError> {
             "a later release brought the database forward; this one goes on with it and leaves what it does not know alone"
         );
     }
-    let secrets = config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone());
-    let keys = KeyStore::of(&config).map_err(OpenError::from)?.watching(secrets);
     let supervisor = Supervisor::of_environment(engines.clock());
     let (stop, waits_for) = (CancellationToken::new(), Waits::default());
     Ok(Host { config: Arc::new(config), keys, engines, stop, supervisor, waits_for })

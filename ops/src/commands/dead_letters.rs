@@ -8,7 +8,7 @@ mod work;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_pipeline::{replay, spans};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use self::select::{Judged, Names, Selection};
 use super::Deployment;
 use crate::cli::{DeadLetters, Letters, Output};
-use crate::failure::Failure;
+use crate::failure::{Failure, no_reason, usage};
 use crate::output::say;
 use crate::{operator, output};
 
@@ -53,9 +53,10 @@ async fn list(
     each: bool,
     limit: usize,
 ) -> Result<()> {
-    let unknown =
-        |name: &str| format!("--queue {name}: the queues are requests, findings, outcomes and alarms");
-    let queue = queue.map(|name| QueueName::parse(name).with_context(|| unknown(name))).transpose()?;
+    let unknown = |name| {
+        usage("--queue", format_args!("{name}: the queues are requests, findings, outcomes and alarms"))
+    };
+    let queue = queue.map(|name| QueueName::parse(name).ok_or_else(|| unknown(name))).transpose()?;
     let (mut names, now) = (Names::new(deployment), deployment.engines.clock().now());
     let selection = Selection::parse(&deployment.engines, filter, &[]).await?;
     let (mut pages, mut letters, mut groups) = (selection.letters(), Vec::new(), Vec::new());
@@ -199,7 +200,7 @@ pub(crate) async fn replay(
     reason: &str,
 ) -> Result<Vec<DeadLetterId>> {
     if reason.trim().is_empty() {
-        bail!("--reason must say why: the audit keeps it");
+        return Err(no_reason());
     }
     let numbers: Vec<u64> = ids.iter().map(|id| id.0).collect();
     let planned = planned(engines, &numbers).await?;

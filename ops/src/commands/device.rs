@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::{Deployment, rotate, show};
 use crate::cli::Device;
-use crate::failure::Failure;
+use crate::failure::{Failure, no_reason, usage};
 use crate::{output, resolve};
 
 /// 9999-01-01: a hold that somebody has to end, by an instant that every column and calendar has room for.
@@ -132,7 +132,7 @@ async fn enable(deployment: &Deployment, device: &str, reason: &str, enabled: bo
 
 async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &str) -> Result<()> {
     let named = resolve::device(&deployment.engines, device).await?;
-    let lane: LaneId = lane.parse().context("--lane")?;
+    let lane: LaneId = lane.parse().map_err(|error| usage("--lane", error))?;
     need_reason(reason)?;
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
     if !lanes.iter().any(|one| one.key.id() == lane) {
@@ -180,7 +180,7 @@ async fn release(deployment: &Deployment, device: &str, reason: &str) -> Result<
 
 pub(super) fn need_reason(reason: &str) -> Result<()> {
     if reason.trim().is_empty() {
-        bail!("--reason must say why: the audit keeps it");
+        return Err(no_reason());
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! `keyturn audit export` and `keyturn events export`: JSON lines for a log store, with the columns of CloudLAPS's
 //! tables (`CloudLAPSAudit_CL`, `CloudLAPSClient_CL`) beside our own, which [`columns`] has.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::envelope::parse_rfc3339;
 use keyturn_service::shipping::columns;
 use keyturn_service::shipping::names::Names;
 
 use super::Deployment;
+use crate::failure::usage;
 use crate::output::json_line;
 
 /// Rows read at once.
@@ -46,6 +47,6 @@ pub(super) async fn events(deployment: &Deployment, since: Option<&str>) -> Resu
 }
 
 fn instant(text: Option<&str>) -> Result<UnixMillis> {
-    let wrong = || "--since: expected an instant like 2026-11-22T00:00:00Z";
-    text.map_or(Ok(UnixMillis(0)), |text| parse_rfc3339(text).with_context(wrong))
+    let wrong = || usage("--since", "expected an instant like 2026-11-22T00:00:00Z");
+    text.map_or(Ok(UnixMillis(0)), |text| parse_rfc3339(text).ok_or_else(wrong))
 }

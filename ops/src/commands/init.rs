@@ -24,6 +24,7 @@ use keyturn_service::keys::{KEY_SET_FILE, ROOT, SIGNING, VAULT};
 use zeroize::Zeroizing;
 
 use crate::cli::Init;
+use crate::failure::usage;
 
 /// How long a key set lasts. Agents refuse one that has ended, so it is renewed well before.
 pub(super) const KEY_SET_LIFE: Duration = Duration::from_hours(24 * 730);
@@ -45,7 +46,7 @@ pub(super) fn run(init: &Init) -> Result<()> {
 
 /// Makes a deployment in `folder`.
 pub(crate) fn create(folder: &Path, name: &str) -> Result<()> {
-    let deployment: Deployment = name.parse().context("--name")?;
+    let deployment: Deployment = name.parse().map_err(|error| usage("--name", error))?;
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{}: the folder is not empty; a deployment is made in a new one", folder.display());
     }
@@ -97,5 +98,11 @@ pub(crate) fn private_file(path: &Path, text: &str) -> Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     });
+    if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
+        bail!(
+            "{}: there is such a file already, and it is not written over; name another one",
+            path.display()
+        );
+    }
     written.with_context(|| format!("{}: the file cannot be written", path.display()))
 }

@@ -6,6 +6,7 @@ use keyturn_service::levels;
 use serde_json::json;
 
 use crate::cli::{Arguments, LogLevel, Output};
+use crate::failure::usage;
 use crate::output::{self, say};
 
 /// Opens no engine: it has to work when nothing else does.
@@ -13,6 +14,7 @@ pub(super) fn run(arguments: &Arguments, command: &LogLevel) -> Result<()> {
     let config = Config::load(&arguments.config)?;
     let file = levels::file_of(&config);
     if let Some(level) = &command.level {
+        levels::check(level).map_err(|error| usage("LEVEL", error))?;
         levels::say(&file, level)?;
     } else if command.reset {
         levels::reset(&file)?;

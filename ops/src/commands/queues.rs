@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::{Depth, QueueName};
 use keyturn_service::engines::Engines;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Deployment;
 use crate::cli::{Output, Queues};
+use crate::failure::usage;
 use crate::output;
 use crate::output::say;
 
@@ -37,7 +38,7 @@ pub(super) async fn run(deployment: &Deployment, queues: &Queues) -> Result<()> 
         return still(deployment, &rows);
     };
     if every < CLOSEST {
-        bail!("--watch: looks are at least {}ms apart", CLOSEST.as_millis());
+        return Err(usage("--watch", format_args!("looks are at least {}ms apart", CLOSEST.as_millis())));
     }
     let (mut before, mut looks) = (None, 0_u64);
     while queues.looks.is_none_or(|most| looks < most) {

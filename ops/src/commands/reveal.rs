@@ -1,12 +1,13 @@
 //! `keyturn reveal`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::Standing;
 use serde::Serialize;
 
 use super::Deployment;
 use crate::cli::{Output, Reveal};
+use crate::failure::usage;
 use crate::output::say;
 use crate::reveal::{Look, Revealed};
 use crate::{operator, output, resolve};
@@ -19,7 +20,10 @@ pub(super) async fn run(deployment: &Deployment, command: &Reveal) -> Result<()>
     let look = Look { engines: &deployment.engines, vault: &*vault, actor: &actor, reason: &command.reason };
     let revealed = match &command.version {
         None => look.candidates(device.id, &deployment.config.policies.default_policy().rotation).await?,
-        Some(version) => look.older(device.id, version.parse::<VersionId>().context("--version")?).await?,
+        Some(version) => {
+            let version = version.parse::<VersionId>().map_err(|error| usage("--version", error))?;
+            look.older(device.id, version).await?
+        }
     };
     match deployment.output {
         Output::Json => print_json(device.id, &revealed),

@@ -5,14 +5,18 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use keyturn_service::config::Config;
 use keyturn_service::standing::Part;
-use keyturn_service::{shell, spans, telemetry};
+use keyturn_service::{levels, shell, spans, telemetry};
 use tracing::info;
 
 use crate::cli::{Arguments, Up};
 use crate::demo;
+use crate::failure::usage;
 use crate::roles::Roles;
 
 pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
+    if let Some(level) = &up.log_level {
+        levels::check(level).map_err(|error| usage("--log-level", error))?;
+    }
     if let Some(devices) = up.demo {
         return demo::run(devices, up).await;
     }

@@ -65,7 +65,7 @@ fn a_level_is_shown_set_refused_and_reset() {
     assert_eq!(deployment.ok(&["log-level"]), "warn,keyturn_service=info, as configured\n");
     let server = Logged::start(Path::new(env!("CARGO_BIN_EXE_keyturn")), &deployment, &["up"], "up.log");
     let refused = deployment.keyturn(&["log-level", "debgu"]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("«debgu» is no level"), "{}", text(&refused.stderr));
     assert_eq!(deployment.keyturn(&["log-level", "debug", "--reset"]).status.code(), Some(2));
 

@@ -26,6 +26,7 @@ mod migrate;
 mod operate;
 mod processes;
 mod recovery;
+mod refusals;
 mod restore;
 mod rotations;
 mod runbook;

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 pub use self::alarms::{Alarms, WebhookEntry};
 pub use self::azure::{Azure, AzureCredential, Directory};
@@ -33,7 +34,7 @@ pub use self::traces::Traces;
 
 /// Keyturn: one file for all roles. Every setting is shown with its default; remove the # to change it.
 /// Lengths of time are a number and a unit: ms, s, m, h or d.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Sections {
     /// Policies of groups of devices, beside the one of the sections password and rotation below. The first one that fits a
@@ -122,7 +123,7 @@ pub struct Sections {
 }
 
 /// The deployment.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct DeploymentSection {
     /// Its name: 1 to 64 characters of a-z 0-9 - . Agents are installed with it; it cannot be changed later.
@@ -130,7 +131,7 @@ pub struct DeploymentSection {
 }
 
 /// Where state and keys are kept. Relative paths are relative to this file.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Data {
     /// The database: queues, ledger, results, audit, directory and the sealed vault.
@@ -146,7 +147,7 @@ pub struct Data {
 }
 
 /// Which devices are trusted.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Trust {
     /// How devices may be joined: AzureAd, ServerAd, Workplace.
@@ -164,7 +165,7 @@ pub struct Trust {
 }
 
 /// When passwords are rotated.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Rotation {
     /// A confirmed password is due for replacement after this long (CloudLAPS: UpdateFrequencyDays).
@@ -195,7 +196,7 @@ pub struct Rotation {
 }
 
 /// Where versions are kept.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Vault {
     /// "embedded", in the database, sealed under the keys of vault.key; "envelope", the same, and those keys are wrapped

@@ -14,6 +14,9 @@ pub enum Problem {
         "--config names a deployment whose state is not in a file: name the one it moves from (state.engine)"
     )]
     NotEmbedded,
+    /// There is nothing to move.
+    #[error("{}: there is no database to move; mend data.file in --config", .0.display())]
+    NoDatabase(PathBuf),
     /// It is to go elsewhere.
     #[error(
         "--to names a configuration whose state is not in PostgreSQL: set state.engine and state.postgres there"

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::Lane;
 use keyturn_pipeline::replay;
@@ -15,6 +15,7 @@ use keyturn_service::engines::Engines;
 use sha2::{Digest as _, Sha256};
 
 use super::Deployment;
+use crate::failure::usage;
 use crate::output::printable;
 use crate::resolve;
 
@@ -37,7 +38,7 @@ impl Selection {
         let wrong = |error: keyturn_ports::dead_letters::filter::NotAFilter| {
             let line: String = text.chars().take(200).map(|c| if c == '\n' { ' ' } else { c }).collect();
             let mark = " ".repeat(error.at.saturating_sub(1).min(200));
-            anyhow!("--where: {error}\n  {}\n  {mark}^", printable(line))
+            usage("--where", format_args!("{error}\n  {}\n  {mark}^", printable(line)))
         };
         let mut names = BTreeMap::new();
         let filter = loop {

@@ -79,7 +79,8 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     }
     let filter = discard.letters.filter.as_deref();
     if filter.is_none_or(|filter| filter.trim().is_empty()) && discard.letters.ids.is_empty() {
-        bail!("a discard needs --where or numbers: nobody discards everything by leaving a word out");
+        let text = "a discard needs --where or numbers: nobody discards everything by leaving a word out";
+        return Err(Failure::Usage(text.to_owned()).into());
     }
     let selection = selected(deployment, filter, &discard.letters.ids).await?;
     if !discard.dry_run
@@ -134,11 +135,15 @@ fn confirm(queue: QueueName, count: usize, said: Option<&str>) -> Result<()> {
             line.trim().to_owned()
         }
         None => {
-            bail!("{count} dead letters of {queue} would be discarded; confirm with --yes-discard {queue}")
+            let text = format!(
+                "{count} dead letters of {queue} would be discarded; confirm with --yes-discard {queue}"
+            );
+            return Err(Failure::Usage(text).into());
         }
     };
     if typed != queue.as_str() {
-        bail!("{} is not the queue's name, {queue}; nothing was done", output::quoted(&typed));
+        let text = format!("{} is not the queue's name, {queue}; nothing was done", output::quoted(&typed));
+        return Err(Failure::Usage(text).into());
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::{Deployment, admin, put, record};
-use crate::failure::Failure;
+use crate::failure::{Failure, usage};
 use crate::output::quoted;
 
 /// What the directory has of a device.
@@ -31,7 +31,7 @@ pub(super) async fn run(
     join: &str,
     replace: bool,
 ) -> Result<()> {
-    JoinTypes::parse([join]).context("--join")?;
+    JoinTypes::parse([join]).map_err(|error| usage("--join", error))?;
     let file = fs::read(cert).with_context(|| format!("{}: cannot be read", cert.display()))?;
     let der = CertificateDer::from_pem_slice(&file).map_or(file.clone(), |certificate| certificate.to_vec());
     let certificate = DeviceCertificate::from_der(&der).with_context(|| cert.display().to_string())?;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Deployment;
 use super::keys::home;
+use crate::commands::config;
 use crate::commands::init::private_file;
 use crate::output;
 
@@ -41,7 +42,7 @@ pub(in crate::commands) async fn write(deployment: &Deployment, to: &Path) -> Re
         "keyturn": env!("CARGO_PKG_VERSION"),
         "made_ms": engines.clock().now(),
         "checks": super::examine(deployment).await,
-        "configuration": without_addresses(&format!("{:#?}", deployment.config.sections)).lines().collect::<Vec<_>>(),
+        "configuration": without_addresses(&config::toml(&deployment.config.sections)?).lines().collect::<Vec<_>>(),
         "queues": queues,
         "dead_letters": dead,
         "audit_head": head.first().map(|row| json!({"seq": row.seq, "hash": row.hash})),

@@ -130,6 +130,13 @@ fn pins(deployment: &Deployment) -> Check {
     };
     let (set, signing) = match (deployment.keys.key_set(), deployment.keys.signing()) {
         (Ok(set), Ok(signing)) => (set, signing),
+        (Err(KeyError::OtherDeployment { theirs, ours, .. }), _) => {
+            let found = format!("the key set is of deployment «{theirs}», and deployment.name says «{ours}»");
+            let mend = format!(
+                "put deployment.name = \"{theirs}\" back: no process starts, and no agent takes an answer"
+            );
+            return Check::failed(NAME, found, mend);
+        }
         (Err(error), _) | (_, Err(error)) => {
             return Check::failed(NAME, error.to_string(), "put the file back from where keys are kept");
         }

@@ -102,7 +102,7 @@ fn a_name_stands_for_a_device_only_where_it_was_said_whose_it_is() {
     let told = r#"-device:"LAB 07",LAB-08"#.parse::<Filter>().unwrap_err();
     assert_eq!((told.at, told.device.as_deref()), (9, Some("LAB 07")));
     let device = letter().message.device;
-    let mut names = std::collections::BTreeMap::from([("LAB 07".to_owned(), device)]);
+    let mut names = BTreeMap::from([("LAB 07".to_owned(), device)]);
     let told = Filter::naming(r#"-device:"LAB 07",LAB-08"#, &names).unwrap_err();
     assert_eq!(told.device.as_deref(), Some("LAB-08"));
     let named = Filter::naming(r#"device:"LAB 07""#, &names).unwrap();

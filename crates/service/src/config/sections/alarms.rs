@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How alarms leave the house.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Alarms {
     /// Receivers. They stand after this section, like this:
@@ -42,12 +42,13 @@ pub struct Alarms {
 }
 
 /// A receiver of alarms.
-#[derive(Deserialize, Clone)]
+#[derive(Deserialize, Serialize, Clone)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookEntry {
     /// Its name: 1 to 32 characters of a-z 0-9 - .
     pub name: String,
-    /// Its address.
+    /// Its address, which is not printed: see below.
+    #[serde(skip_serializing)]
     pub url: String,
     /// The file of the secrets that deliveries are signed with.
     pub secret_file: PathBuf,

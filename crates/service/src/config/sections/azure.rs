@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 use super::logs::AzureLogs;
 
 /// Where devices are looked up.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Directory {
     /// "embedded", what `keyturn device add` and `device import` put into the database; or "graph", Microsoft Graph.
@@ -53,7 +54,7 @@ pub struct Directory {
 }
 
 /// How services of Azure are reached.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Azure {
     /// Who this process is to Azure.
@@ -81,7 +82,7 @@ pub struct Azure {
 }
 
 /// Who a process is to Azure. There is never a secret in this file.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct AzureCredential {
     /// "managed-identity", "workload-identity", "azure-cli" or "client-secret".

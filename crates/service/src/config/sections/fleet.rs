@@ -2,9 +2,10 @@
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// The report on the whole fleet: `keyturn fleet --last-report`.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Fleet {
     /// How often directory and ledger are compared, device by device: 5m to 31d.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// The HTTP edge for devices.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Ingress {
     /// Where devices connect. Anything but a loopback address needs TLS.
@@ -62,7 +63,7 @@ pub struct Ingress {
 
 /// How much is taken from whom; beyond that, 429. A rate is per second in the long run, a burst is what may come at
 /// once after a rest. A client is an IPv4 address or an IPv6 /64.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Admission {
     /// Nonces and messages of one client, counted before anything is parsed.
@@ -119,7 +120,7 @@ pub struct Admission {
 }
 
 /// The server certificate.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Tls {
     /// PEM file of the certificate and its chain.

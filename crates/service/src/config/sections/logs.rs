@@ -2,9 +2,10 @@
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// Where audit and events are shipped to: Azure Monitor, by the Logs Ingestion API.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct AzureLogs {
     /// The logs ingestion endpoint, like `https://example-abcd.westeurope-1.ingest.monitor.azure.com`. Nothing is

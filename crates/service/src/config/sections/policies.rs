@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use confique::Config;
 use keyturn_domain::password::{CLOUDLAPS_ALPHABET, DEFAULT_LENGTH, DEFAULT_WORDS};
 use keyturn_domain::span::Span;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What passwords are made of.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Password {
     /// 0 draws characters from the alphabet below. 1 to 8 are those of Windows LAPS (PasswordComplexity): 1 A-Z,
@@ -47,7 +47,7 @@ impl Default for Password {
 }
 
 /// A policy of a group of devices.
-#[derive(Deserialize, Clone, Debug, Default)]
+#[derive(Deserialize, Serialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyEntry {
     /// Its name: 1 to 64 characters of a-z 0-9 - .

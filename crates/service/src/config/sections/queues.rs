@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// Which engine each hop of the pipeline has: "state" for the one that has everything else,
 /// "azure-storage" or "service-bus".
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Queues {
     /// From the ingress to the validator.
@@ -31,7 +32,7 @@ pub struct Queues {
 }
 
 /// Azure Storage Queues.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct AzureStorage {
     /// The account's address for queues, like `https://ACCOUNT.queue.core.windows.net`.
@@ -58,7 +59,7 @@ pub struct AzureStorage {
 }
 
 /// Azure Service Bus. Its queues are made beforehand: docs/AZURE.md says how.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct ServiceBus {
     /// The namespace's address, like `sb://NAMESPACE.servicebus.windows.net`.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// How workers take their work.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Workers {
     /// The most messages taken at once.
@@ -34,7 +35,7 @@ pub struct Workers {
 }
 
 /// What is forgotten, and when. The rotator's process sees to it, in the background.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Retention {
     /// Accepted messages, by which the ingress merges repeats. Longer than trust.nonce_ttl and trust.future_skew, or a
@@ -64,7 +65,7 @@ pub struct Retention {
 }
 
 /// How backups are made.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Backup {
     /// Pages of 8 KiB copied at once.
@@ -76,7 +77,7 @@ pub struct Backup {
 }
 
 /// Where each role answers /healthz, /readyz and /metrics.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Health {
     /// All roles in one process.
@@ -111,7 +112,7 @@ pub struct Health {
 }
 
 /// What is logged.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Logs {
     /// error, warn, info, debug or trace, or a filter like "info,keyturn_rotator=debug" (CloudLAPS:
@@ -130,7 +131,7 @@ pub struct Logs {
 }
 
 /// When `keyturn doctor` warns.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Doctor {
     /// A certificate or key set that ends sooner than this.

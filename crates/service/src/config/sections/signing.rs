@@ -1,9 +1,10 @@
 //! The section `[signing]`.
 
 use confique::Config;
+use serde::Serialize;
 
 /// Where the key is that signs results.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Signing {
     /// Where `keyturn keys rotate signing` takes the next key from: "file", a new Ed25519 key in the key folder; or

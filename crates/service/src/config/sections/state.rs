@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// Which database the state is in: queues, ledger, results, audit, directory and the sealed vault.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct State {
     /// "embedded" is the file of data.file, for a deployment on one machine. "postgres" is PostgreSQL 15 or later, for
@@ -19,7 +20,7 @@ pub struct State {
 }
 
 /// How to reach PostgreSQL.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Postgres {
     /// Where it is, without a password: "postgresql://USER@HOST/DATABASE", or

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use confique::Config;
 use keyturn_domain::span::Span;
+use serde::Serialize;
 
 /// Where spans are exported to. A collector that is away costs spans, and never a rotation.
-#[derive(Config, Clone, Debug)]
+#[derive(Config, Serialize, Clone, Debug)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Traces {
     /// A collector that takes OTLP over HTTP (protobuf), like `https://collector.example.org:4318/v1/traces`; plain http
