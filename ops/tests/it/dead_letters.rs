@@ -177,7 +177,7 @@ async fn they_are_grouped_filtered_planned_and_replayed_once() {
     assert_eq!(each.as_array().unwrap().len(), 3);
     assert_eq!(each[0]["trace_id"].as_str().unwrap().len(), 32);
     assert_eq!(json(&deployment, &["list", "--where", "group:nobody"]).as_array().unwrap().len(), 0);
-    fails(&deployment, &["list", "--where", "reason:exhausted raeson:x"], 1, "at character 18: no such key");
+    fails(&deployment, &["list", "--where", "reason:exhausted raeson:x"], 2, "at character 18: no such key");
     let shown = deployment.ok(&["dead-letters", "show", &each[0]["id"].to_string()]);
     assert!(shown.contains("trace    ") && shown.contains("503 from «desk»"), "{shown}");
 
@@ -278,9 +278,9 @@ async fn a_discard_archives_first_and_wants_the_queues_name() {
         ["discard", "--where", filter, "--archive", path, "--yes-discard", queue, "--reason", "old"]
     };
     fails(&deployment, &["discard", "--reason", "x"], 2, "required");
-    fails(&deployment, &["discard", "--where", " ", "--reason", "x"], 1, "needs --where");
-    fails(&deployment, &["discard", "--where", "queue:alarms", "--reason", "x"], 1, "--yes-discard alarms");
-    fails(&deployment, &words("queue:alarms", "findings"), 1, "not the queue's name");
+    fails(&deployment, &["discard", "--where", " ", "--reason", "x"], 2, "needs --where");
+    fails(&deployment, &["discard", "--where", "queue:alarms", "--reason", "x"], 2, "--yes-discard alarms");
+    fails(&deployment, &words("queue:alarms", "findings"), 2, "not the queue's name");
     fails(&deployment, &words("age:<1d", "alarms"), 1, "several queues");
     let nowhere = [
         "discard",

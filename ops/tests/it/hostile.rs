@@ -122,13 +122,13 @@ fn o_08_nothing_is_done_to_a_device_without_a_reason() {
     let before = state(&deployment);
     for (arguments, code) in [
         (&["reveal", "LAB-07"][..], 2),
-        (&["reveal", "LAB-07", "--reason", ""], 1),
-        (&["reveal", "LAB-07", "--reason", " \t"], 1),
+        (&["reveal", "LAB-07", "--reason", ""], 2),
+        (&["reveal", "LAB-07", "--reason", " \t"], 2),
         (&["device", "rotate-now", "LAB-07"], 2),
-        (&["device", "rotate-now", "LAB-07", "--reason", "\u{a0}"], 1),
+        (&["device", "rotate-now", "LAB-07", "--reason", "\u{a0}"], 2),
         (&["device", "close-lane", "LAB-07", "--lane", "AAAA"], 2),
         (&["device", "release", "LAB-07"], 2),
-        (&["dead-letters", "replay", "1", "--reason", ""], 1),
+        (&["dead-letters", "replay", "1", "--reason", ""], 2),
     ] {
         let output = deployment.keyturn(arguments);
         let error = text(&output.stderr);

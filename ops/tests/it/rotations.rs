@@ -130,9 +130,9 @@ async fn devices_are_selected_by_time_and_by_list() {
         "list.txt:2; nothing was asked",
     );
     fails(deployment, &now(&["--since", "2999-01-01T00:00:00Z"]), 3, "no device to ask");
-    fails(deployment, &now(&["--since", "yesterday"]), 1, "2026-11-22T00:00:00Z");
+    fails(deployment, &now(&["--since", "yesterday"]), 2, "2026-11-22T00:00:00Z");
     fails(deployment, &["device", "rotate-now", "--resume", "99"], 3, "no such job");
-    fails(deployment, &["device", "rotate-now", "--all", "--reason", " "], 1, "--reason must say why");
+    fails(deployment, &["device", "rotate-now", "--all", "--reason", " "], 2, "--reason must say why");
     fails(deployment, &["device", "rotate-now", "--all"], 2, "--reason");
     fails(deployment, &now(&[]), 2, "required");
     fails(deployment, &now(&["--all", "--since", "x"]), 2, "cannot be used with");
