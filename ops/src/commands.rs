@@ -100,7 +100,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { to } => manual::pages(to)?,
-        Command::Config(config) => return config::run(&arguments, config).await,
+        Command::Config(config) => return Box::pin(config::run(&arguments, config)).await,
     }
     Ok(ExitCode::SUCCESS)
 }

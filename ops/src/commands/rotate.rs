@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::device::need_reason;
 use super::{Deployment, show};
 use crate::cli::{Output, RotateNow};
-use crate::failure::Failure;
+use crate::failure::{Failure, usage};
 use crate::output::say;
 use crate::{operator, output, resolve};
 
@@ -112,8 +112,9 @@ async fn many(deployment: &Deployment, rotate: &RotateNow, reason: &str) -> Resu
 async fn select(deployment: &Deployment, rotate: &RotateNow) -> Result<(String, Vec<DeviceId>)> {
     let engines = &deployment.engines;
     if let Some(since) = &rotate.since {
-        let wrong = || format!("--since {since}: expected an instant like 2026-11-22T00:00:00Z");
-        let since = parse_rfc3339(since).with_context(wrong)?;
+        let wrong =
+            || usage("--since", format_args!("{since}: expected an instant like 2026-11-22T00:00:00Z"));
+        let since = parse_rfc3339(since).ok_or_else(wrong)?;
         return Ok((format!("since {}", rfc3339(since)), engines.rotations().minted_since(since).await?));
     }
     if let Some(file) = &rotate.file {
