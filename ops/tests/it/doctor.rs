@@ -279,5 +279,5 @@ async fn a_support_bundle_holds_no_secret() {
     }
     let again = deployment.keyturn(&["support", to.to_str().unwrap()]);
     let error = text(&again.stderr);
-    assert!(!again.status.success() && error.contains(to.to_str().unwrap()), "{error}");
+    assert!(!again.status.success() && error.contains("there is such a file already"), "{error}");
 }

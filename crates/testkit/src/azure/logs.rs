@@ -81,10 +81,22 @@ pub struct FakeLogs {
 struct Shared {
     streams: BTreeMap<String, Columns>,
     tables: Mutex<BTreeMap<String, Vec<Value>>>,
-    faults: Mutex<VecDeque<Fault>>,
+    /// Each for the next call of its stream, or of any.
+    faults: Mutex<VecDeque<(Option<String>, Fault)>>,
     always: Mutex<Option<Fault>>,
     limit: Mutex<Option<usize>>,
     calls: Mutex<usize>,
+}
+
+impl Shared {
+    /// Takes the fault of a call, if it is to have one of its own.
+    fn next_fault(&self, path: &str, asks: bool) -> Option<Fault> {
+        let mut faults = lock(&self.faults);
+        let concerns = |stream: &Option<String>| stream.as_ref().is_none_or(|stream| path.ends_with(stream));
+        let at = faults.iter().position(|(stream, _)| concerns(stream))?;
+        let kept = asks && faults.get(at).is_some_and(|(_, fault)| fault.is_after_the_fact());
+        if kept { None } else { faults.remove(at).map(|(_, fault)| fault) }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,7 +129,12 @@ impl FakeLogs {
 
     /// The next calls go wrong, one each.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
-        lock(&self.shared.faults).extend(faults);
+        lock(&self.shared.faults).extend(faults.into_iter().map(|fault| (None, fault)));
+    }
+
+    /// The next call of this stream goes wrong, whatever others do first.
+    pub fn fault_of(&self, stream: &str, fault: Fault) {
+        lock(&self.shared.faults).push_back((Some(stream.to_owned()), fault));
     }
 
     /// Whether every fault has happened.
@@ -177,7 +194,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     *lock(&shared.calls) += 1;
     // What goes wrong after the fact is kept for a call that does something: one without rows only asks whether it might.
     let asks = parts.headers.get("content-length").is_some_and(|length| EMPTY.contains(&length.as_bytes()));
-    let next = lock(&shared.faults).pop_front_if(|fault| !(asks && fault.is_after_the_fact()));
+    let next = shared.next_fault(parts.uri.path(), asks);
     let fault = next.or_else(|| lock(&shared.always).clone());
     match fault {
         Some(Fault::Throttled(seconds)) => return throttled(seconds),
