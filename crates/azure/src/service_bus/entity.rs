@@ -175,38 +175,9 @@ impl Entity {
     }
 
     async fn receive_on(&self, line: &Line, max: usize) -> Result<Vec<Received>, Wrong> {
-        let settings = &self.home.settings;
         let inbox = line.inbox(&self.home, &self.name, &self.buffer).await?;
-        let mut received = Vec::new();
-        let mut until = Instant::now() + settings.wait;
-        let mut wanted = false;
-        loop {
-            let rung = self.buffer.bell.notified();
-            let mut rung = std::pin::pin!(rung);
-            rung.as_mut().enable();
-            let before = received.len();
-            while let Some(one) = (received.len() < max).then(|| self.buffer.pop()).flatten() {
-                received.push(one);
-            }
-            if received.len() >= max {
-                break;
-            }
-            if received.len() > before {
-                until = Instant::now() + settings.linger;
-            }
-            if !wanted {
-                inbox.want(u32::try_from(max - received.len()).unwrap_or(u32::MAX));
-                wanted = true;
-            }
-            if let Some(over) = inbox.over() {
-                // What is there is handed out; the next lease finds out.
-                return if received.is_empty() { Err(over) } else { Ok(received) };
-            }
-            if tokio::time::timeout_at(until, rung).await.is_err() {
-                break;
-            }
-        }
-        Ok(received)
+        let want = |room| inbox.want(u32::try_from(room).unwrap_or(u32::MAX));
+        self.gather(max, |_| true, want, || inbox.over()).await
     }
 
     /// The same of a queue with sessions, a message of each.
@@ -216,9 +187,30 @@ impl Entity {
         line: &Arc<Line>,
         max: usize,
     ) -> Result<Vec<Received>, Wrong> {
-        let settings = &self.home.settings;
         // Whoever was told nothing of it asks again now.
         drop(sessions.failed());
+        // A session that was lost takes its messages with it.
+        let holds = |one: &Received| one.session.as_ref().is_some_and(|session| !session.is_over());
+        let want = |room| sessions.want(room, &self.taker(line, self.home.settings.wait));
+        let mut broke = false;
+        let over = || sessions.failed().inspect(|_| broke = true);
+        let received = self.gather(max, holds, want, over).await;
+        if !broke {
+            sessions.want_no_more();
+        }
+        received
+    }
+
+    /// Takes up to `max` messages out of the buffer, of those that `holds`. Asks for what is missing once (`want`); ends
+    /// when there are enough, when no more come, or when they cannot come any more (`over`).
+    async fn gather(
+        &self,
+        max: usize,
+        holds: impl Fn(&Received) -> bool,
+        want: impl Fn(usize),
+        mut over: impl FnMut() -> Option<Wrong>,
+    ) -> Result<Vec<Received>, Wrong> {
+        let settings = &self.home.settings;
         let mut received = Vec::new();
         let mut until = Instant::now() + settings.wait;
         let mut wanted = false;
@@ -228,31 +220,28 @@ impl Entity {
             rung.as_mut().enable();
             let before = received.len();
             while let Some(one) = (received.len() < max).then(|| self.buffer.pop()).flatten() {
-                // A session that was lost takes its messages with it.
-                if one.session.as_ref().is_some_and(|session| !session.is_over()) {
+                if holds(&one) {
                     received.push(one);
                 }
             }
             if received.len() >= max {
-                break;
+                return Ok(received);
             }
             if received.len() > before {
                 until = Instant::now() + settings.linger;
             }
             if !wanted {
-                sessions.want(max - received.len(), &self.taker(line, settings.wait));
+                want(max - received.len());
                 wanted = true;
             }
-            if let Some(failed) = sessions.failed() {
+            if let Some(over) = over() {
                 // What is there is handed out; the next lease finds out.
-                return if received.is_empty() { Err(failed) } else { Ok(received) };
+                return if received.is_empty() { Err(over) } else { Ok(received) };
             }
             if tokio::time::timeout_at(until, rung).await.is_err() {
-                break;
+                return Ok(received);
             }
         }
-        sessions.want_no_more();
-        Ok(received)
     }
 
     fn taker(&self, line: &Arc<Line>, patience: Duration) -> Taker {
