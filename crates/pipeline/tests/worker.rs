@@ -28,6 +28,8 @@ struct Script {
     renewals: AtomicUsize,
     renewed: Notify,
     ran_dry: Notify,
+    /// So many settlements fail first.
+    unsettled: AtomicUsize,
 }
 
 #[async_trait]
@@ -52,6 +54,10 @@ impl Queue for Script {
         settled: Vec<(Receipt, Settlement)>,
         forward: Vec<(QueueName, NewMessage)>,
     ) -> Result<Vec<Receipt>, Error> {
+        let failing = |left: usize| left.checked_sub(1);
+        if self.unsettled.fetch_update(Ordering::SeqCst, Ordering::SeqCst, failing).is_ok() {
+            return Err(Error::new(Kind::Unavailable, "settling", "away"));
+        }
         self.settled.lock().unwrap().extend(settled);
         self.forwarded.lock().unwrap().extend(forward.into_iter().map(|(_, message)| message));
         Ok(Vec::new())
@@ -256,4 +262,21 @@ async fn an_idle_worker_stops_at_once() {
     stage.script.ran_dry.notified().await;
     stop.cancel();
     running.await.unwrap();
+}
+
+/// A batch is leased while the one before it is settled: what becomes of that does not touch it.
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_fails_costs_its_own_batch_alone() {
+    let stage = stage(["done", "forward"].map(|body| Ok(vec![leased(body, 1, now())])));
+    stage.script.unsettled.store(1, Ordering::SeqCst);
+    let stop = CancellationToken::new();
+    let (worker, token) = (stage.worker.clone(), stop.clone());
+    let running = tokio::spawn(async move { worker.run(token).await });
+    stage.script.ran_dry.notified().await;
+    stop.cancel();
+    running.await.unwrap();
+    let settled = stage.script.settled.lock().unwrap();
+    let [(receipt, settlement)] = settled.as_slice() else { panic!("{settled:?}") };
+    assert_eq!((receipt.message.as_str(), settlement), ("forward", &Settlement::Complete));
+    assert_eq!(stage.script.forwarded.lock().unwrap().len(), 1);
 }
