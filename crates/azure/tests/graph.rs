@@ -1,14 +1,12 @@
 //! The directory against a strict fake of Microsoft Graph.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::OffsetDateTime;
 use keyturn_azure::graph::feed::Link;
 use keyturn_azure::graph::{Feed, GraphDirectory, Keep, Settings};
 use keyturn_azure::{Attempts, Reach};
@@ -23,26 +21,12 @@ use keyturn_ports::directory::{
 use keyturn_ports::roster::{Change, Changed, Next, Roster, Standing, Turn};
 use keyturn_ports::shipping::Holder;
 use keyturn_testkit::azure::graph::{FakeGraph, Fault};
-use keyturn_testkit::azure::identity;
 use keyturn_testkit::clock::ManualClock;
 use keyturn_testkit::conformance::sample;
 
-/// Tokens for whatever is asked for.
-#[derive(Debug)]
-struct Tokens;
+use self::tokens::Tokens;
 
-#[async_trait]
-impl TokenCredential for Tokens {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let audience = scopes[0].trim_end_matches("/.default");
-        let expires = OffsetDateTime::from_unix_timestamp(identity::EXPIRES.try_into().unwrap()).unwrap();
-        Ok(AccessToken::new(identity::token(audience), expires))
-    }
-}
+mod tokens;
 
 /// Whoever asks for a page goes to a store; here are look-ups and the feed alone.
 struct NoRoster;

@@ -1,13 +1,12 @@
 //! The vault's suite against a fake Key Vault that Microsoft's own SDK was run against, and what only Key Vault does.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::OffsetDateTime;
+use azure_core::credentials::TokenCredential;
 use keyturn_azure::key_vault::{KeyVault, Settings};
 use keyturn_azure::pace::{Limit, Pace, Shared};
 use keyturn_azure::{Attempts, Reach};
@@ -20,28 +19,14 @@ use keyturn_ports::vault::{
     VaultReader as _,
 };
 use keyturn_ports::{Error, Kind};
-use keyturn_testkit::azure::identity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
 use keyturn_testkit::clock::ManualClock;
 use keyturn_testkit::conformance;
 use keyturn_testkit::conformance::{Subject, sample};
 
-/// Tokens for whatever is asked for.
-#[derive(Debug)]
-struct Tokens;
+use self::tokens::Tokens;
 
-#[async_trait]
-impl TokenCredential for Tokens {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let audience = scopes[0].trim_end_matches("/.default");
-        let expires = OffsetDateTime::from_unix_timestamp(identity::EXPIRES.try_into().unwrap()).unwrap();
-        Ok(AccessToken::new(identity::token(audience), expires))
-    }
-}
+mod tokens;
 
 struct Fresh {
     fake: FakeKeyVault,

@@ -1,11 +1,6 @@
 //! The pace that processes share: as a model on a paused clock, and as processes that write to one fake vault.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test may panic, and tells figures"
-)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells figures")]
 
 use std::collections::{HashMap, VecDeque};
 use std::process::{Command, Stdio};
@@ -13,8 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::OffsetDateTime;
+use azure_core::credentials::TokenCredential;
 use keyturn_azure::key_vault::{KeyVault, Settings};
 use keyturn_azure::pace::{Limit, Pace as _, Shared};
 use keyturn_azure::{Attempts, Reach};
@@ -25,10 +19,13 @@ use keyturn_embedded::{Database, OpenOptions};
 use keyturn_ports::turns::{Booked, Turns, Wanted};
 use keyturn_ports::vault::{NewVersion, Tags, Vault as _};
 use keyturn_ports::{Error, Kind};
-use keyturn_testkit::azure::identity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault};
 use keyturn_testkit::conformance::sample;
 use tokio::time::Instant;
+
+use self::tokens::Tokens;
+
+mod tokens;
 
 /// As Key Vault has it, and as the settings have it.
 const LIMIT: Limit = Limit {
@@ -133,23 +130,6 @@ async fn nobody_waits_for_ever() {
     pace.turn("b").await.unwrap();
     tokio::time::sleep(limit.interval()).await;
     pace.turn("a").await.unwrap();
-}
-
-/// Tokens for whatever is asked for.
-#[derive(Debug)]
-struct Tokens;
-
-#[async_trait]
-impl TokenCredential for Tokens {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let audience = scopes[0].trim_end_matches("/.default");
-        let expires = OffsetDateTime::from_unix_timestamp(identity::EXPIRES.try_into().unwrap()).unwrap();
-        Ok(AccessToken::new(identity::token(audience), expires))
-    }
 }
 
 const CHILD: &str = "KEYTURN_TEST_WRITER";

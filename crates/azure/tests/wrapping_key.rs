@@ -1,38 +1,22 @@
 //! Wrapping by a key of Key Vault, against a fake that Microsoft's own SDK was run against.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::OffsetDateTime;
+use azure_core::credentials::TokenCredential;
 use keyturn_azure::wrapping_key::{Settings, Wrapped, WrappingKey};
 use keyturn_azure::{Attempts, Reach};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::entropy::Entropy;
 use keyturn_ports::Kind;
-use keyturn_testkit::azure::identity;
 use keyturn_testkit::azure::key_vault::{Call, FakeKeyVault, Fault};
 use keyturn_testkit::clock::ManualClock;
 
-/// Tokens for whatever is asked for.
-#[derive(Debug)]
-struct Tokens;
+use self::tokens::Tokens;
 
-#[async_trait]
-impl TokenCredential for Tokens {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let audience = scopes[0].trim_end_matches("/.default");
-        let expires = OffsetDateTime::from_unix_timestamp(identity::EXPIRES.try_into().unwrap()).unwrap();
-        Ok(AccessToken::new(identity::token(audience), expires))
-    }
-}
+mod tokens;
 
 async fn fake() -> FakeKeyVault {
     FakeKeyVault::start(Arc::new(ManualClock::default())).await
