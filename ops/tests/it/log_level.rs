@@ -54,7 +54,8 @@ impl Drop for Logged {
 fn configure(deployment: &Deployment, look_every: &str) {
     let listen = free_address();
     deployment.configure(&format!(
-        "[ingress]\nlisten = \"{listen}\"\n[logs]\nlevel = \"warn,keyturn_service=info\"\nlook_every = \"{look_every}\"\n"
+        "[ingress]\nlisten = \"{listen}\"\n[health]\nall = \"off\"\ningress = \"off\"\nvalidator = \"off\"\n\
+         notifier = \"off\"\n[logs]\nlevel = \"warn,keyturn_service=info\"\nlook_every = \"{look_every}\"\n"
     ));
 }
 

@@ -156,7 +156,7 @@ async fn goes_on_and_is_refused(
     schema: impl Fn(&Deployment) -> String,
 ) {
     let (deployment, address) = (Deployment::init(), free_address());
-    deployment.configure(&format!("[ingress]\nlisten = \"{address}\"\n{state}"));
+    deployment.configure(&format!("[ingress]\nlisten = \"{address}\"\n[health]\nall = \"off\"\n{state}"));
     let device = install(&deployment, 7, address);
     let served = |log: &str| {
         let log = File::create(deployment.path(log)).unwrap();
