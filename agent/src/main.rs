@@ -13,6 +13,8 @@ async fn main() -> ExitCode {
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_max_level(cli.log_level())
+        // A line that cannot be written is lost. Telling so on stderr would end the run.
+        .log_internal_errors(false)
         .init();
     cli.execute().await
 }

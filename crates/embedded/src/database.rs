@@ -19,7 +19,7 @@ use crate::lookups::Lookups;
 use crate::open::{self, OpenError};
 use crate::readers::Readers;
 use crate::signals::Signals;
-use crate::watcher::Watcher;
+use crate::watcher::{Means, Watcher};
 use crate::writer::{Durability, Tools, Writer};
 
 /// How to open a file.
@@ -47,8 +47,8 @@ impl OpenOptions {
         self
     }
 
-    /// How often to look, while somebody waits, whether another process wrote, where the kernel does not tell (on Linux
-    /// it does). 20 ms by default.
+    /// How often to look, while somebody waits, whether another process wrote, where they cannot tell each other: no
+    /// socket can be made beside the file. 20 ms by default.
     pub fn look_every(mut self, every: Duration) -> Self {
         self.look_every = every.max(Duration::from_millis(1));
         self
@@ -95,15 +95,22 @@ impl Database {
         let OpenOptions { path, beside, clock, entropy, look_every, readers } = options;
         let held = open::hold(&path)?;
         let (connection, schema) = open::writing(&path, &beside, clock.now(), &*entropy, open::Use::Work)?;
-        let watching = open::watching(&path)?;
         let signals = Arc::new(Signals::default());
         let threads = |source| OpenError::Threads { path: path.clone(), source };
-        let watcher = Watcher::start(&path, watching, look_every, Arc::clone(&signals)).map_err(threads)?;
+        let means = Means {
+            connection: open::watching(&path)?,
+            signals: Arc::clone(&signals),
+            clock: Arc::clone(&clock),
+            entropy: &*entropy,
+            every: look_every,
+        };
+        let watcher = Watcher::start(&path, means).map_err(threads)?;
         let tools = Tools {
             connection,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
             signals: Arc::clone(&signals),
+            others: watcher.others(),
         };
         let writer = Writer::start(tools).map_err(threads)?;
         let readers = Readers::new(path.clone(), readers);
@@ -155,6 +162,10 @@ impl Database {
         &self.inner.watcher
     }
 
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.inner.readers
+    }
+
     pub(crate) fn lookups(&self) -> &Lookups {
         &self.inner.lookups
     }
@@ -173,6 +184,21 @@ impl Database {
         self.inner.writer.write(action, durability, work).await
     }
 
+    /// As [`Database::write`], for so many messages; see [`Writer::write_few`].
+    pub(crate) async fn write_few<T, F>(
+        &self,
+        messages: usize,
+        action: &'static str,
+        durability: Durability,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        self.inner.writer.write_few(messages, action, durability, work).await
+    }
+
     /// The thread that writes.
     pub(crate) fn writer(&self) -> &Writer {
         &self.inner.writer
@@ -185,5 +211,14 @@ impl Database {
         F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
         self.inner.readers.read(action, work).await
+    }
+
+    /// As [`Database::read`], for so many rows by their keys; see [`Readers::read_few`].
+    pub(crate) async fn read_few<T, F>(&self, rows: usize, action: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        self.inner.readers.read_few(rows, action, work).await
     }
 }

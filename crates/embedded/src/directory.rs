@@ -27,7 +27,7 @@ impl Directory for Database {
         let read = move |connection: &Connection| {
             asked.iter().map(|device| find(connection, *device)).collect::<Result<Vec<_>, _>>()
         };
-        match self.read(LOOKING_UP, read).await {
+        match self.read_few(devices.len(), LOOKING_UP, read).await {
             Ok(found) => found
                 .into_iter()
                 .map(|found| found.map(DeviceText::record).transpose())

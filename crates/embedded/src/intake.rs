@@ -24,7 +24,7 @@ impl Intake for Database {
     }
 
     async fn knows(&self, nonce: UnixMillis, request: RequestId) -> Result<bool, Error> {
-        self.read("looking an accepted message up", move |connection| {
+        self.read_few(1, "looking an accepted message up", move |connection| {
             let mut statement =
                 connection.prepare_cached("SELECT 1 FROM accepted WHERE nonce_ms = ?1 AND request = ?2")?;
             Ok(statement.exists((rows::to_column(nonce), request.as_bytes()))?)

@@ -70,14 +70,14 @@ impl LedgerReader for Database {
     }
 
     async fn knows_key(&self, key: KeyHash) -> Result<bool, Error> {
-        self.read("looking a device key up", move |connection| lanes::knows_key(connection, key)).await
+        self.read_few(1, "looking a device key up", move |connection| lanes::knows_key(connection, key)).await
     }
 }
 
 #[async_trait]
 impl Ledger for Database {
     async fn load(&self, wanted: Vec<Wanted>) -> Result<Vec<Loaded>, Error> {
-        self.read("loading lanes", move |connection| {
+        self.read_few(wanted.len(), "loading lanes", move |connection| {
             let snapshot = connection.unchecked_transaction()?;
             wanted.iter().map(|wanted| read::load(&snapshot, wanted)).collect()
         })
@@ -85,10 +85,11 @@ impl Ledger for Database {
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, Error> {
+        let messages = commits.len();
         let apply = move |batch: &mut Batch<'_>| {
             commits.iter().map(|element| commit::apply(batch, element)).collect()
         };
-        self.write("committing to the ledger", Durability::Internal, apply).await
+        self.write_few(messages, "committing to the ledger", Durability::Internal, apply).await
     }
 }
 

@@ -13,6 +13,7 @@ mod open;
 mod schema;
 
 mod batch;
+mod bells;
 mod writer;
 
 mod readers;

@@ -3,6 +3,7 @@
 mod checks;
 mod error;
 
+use std::cell::Cell;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const PAGE_SIZE: u32 = 8192;
 
 /// How many pages the log may grow to before it is copied into the file: often enough to stay small, seldom
 /// enough that copying is shared by thousands of writes.
-const CHECKPOINT_PAGES: u32 = 4000;
+pub(crate) const CHECKPOINT_PAGES: i32 = 4000;
 
 /// Held while a file is created and first opened. Creating leaves a handle to close, and closing it would drop the
 /// locks of a connection that another thread of this process made in between (see `checks`).
@@ -55,9 +56,8 @@ pub(crate) fn writing(
     checks::foreign(path, &connection)?;
     use_log(&connection).map_err(sql)?;
     settle_in(&connection, 8 * 1024).map_err(sql)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(sql)?;
     connection
-        .pragma_update(None, "journal_size_limit", i64::from(CHECKPOINT_PAGES * PAGE_SIZE))
+        .pragma_update(None, "journal_size_limit", i64::from(CHECKPOINT_PAGES) * i64::from(PAGE_SIZE))
         .map_err(sql)?;
     let schema = schema::migrate(path, &mut connection, use_of)?;
     if !created {
@@ -170,6 +170,9 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 /// much, and the tail of every write would show it.
 #[expect(clippy::disallowed_methods, reason = "SQLite calls this on a thread of ours and wants it to wait")]
 fn wait_for_lock(attempt: i32) -> bool {
+    if IMPATIENT.get() {
+        return false;
+    }
     let wait = match attempt {
         0..10 => Duration::from_micros(30),
         10..100 => Duration::from_micros(200),
@@ -178,4 +181,22 @@ fn wait_for_lock(attempt: i32) -> bool {
     };
     std::thread::sleep(wait);
     true
+}
+
+thread_local! {
+    /// Whether this thread has no time to wait for a lock.
+    static IMPATIENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, in which no lock of another process is waited for.
+pub(crate) fn without_patience<T>(work: impl FnOnce() -> T) -> T {
+    struct Until;
+    impl Drop for Until {
+        fn drop(&mut self) {
+            IMPATIENT.set(false);
+        }
+    }
+    IMPATIENT.set(true);
+    let _until = Until;
+    work()
 }

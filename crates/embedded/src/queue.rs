@@ -97,13 +97,14 @@ impl Queue for Database {
         settled: Vec<(Receipt, Settlement)>,
         forward: Vec<(QueueName, NewMessage)>,
     ) -> Result<Vec<Receipt>, Error> {
+        let messages = settled.len().max(forward.len());
         let settle = move |batch: &mut Batch<'_>| {
             for (onto, message) in &forward {
                 enqueue(batch, *onto, message)?;
             }
             settle::settle(batch, queue, &settled)
         };
-        self.write("settling messages", Durability::Internal, settle).await
+        self.write_few(messages, "settling messages", Durability::Internal, settle).await
     }
 
     fn system(&self, _: QueueName) -> &'static str {

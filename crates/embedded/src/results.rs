@@ -34,9 +34,10 @@ impl ResultWriter for Database {
     async fn publish(&self, results: Vec<NewResult>) -> Result<Vec<Published>, Error> {
         let carrying = results.iter().any(|result| result.carries.is_some());
         let durability = if carrying { Durability::Told } else { Durability::Internal };
+        let messages = results.len();
         let publish =
             move |batch: &mut Batch<'_>| results.iter().map(|result| publish_one(batch, result)).collect();
-        self.write("publishing results", durability, publish).await
+        self.write_few(messages, "publishing results", durability, publish).await
     }
 }
 

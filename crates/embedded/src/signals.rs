@@ -9,14 +9,14 @@ use keyturn_ports::queue::QueueName;
 use tokio::sync::Notify;
 
 /// What a batch of writes made worth a look.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Woken {
     queues: PerQueue<Bell>,
     results: Vec<RequestId>,
 }
 
 /// Whether a queue is worth a look, and the number of the last message sent to it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Bell {
     rings: bool,
     sent: i64,
@@ -34,6 +34,21 @@ impl Woken {
         self.queues.of(queue).rings
     }
 
+    /// The number of the last message sent to `queue`, if any was.
+    pub(crate) fn last(&self, queue: QueueName) -> i64 {
+        self.queues.of(queue).sent
+    }
+
+    /// The messages whose results were published.
+    pub(crate) fn results(&self) -> &[RequestId] {
+        &self.results
+    }
+
+    /// Whether it concerns nobody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.results.is_empty() && QueueName::ALL.iter().all(|queue| !self.rings(*queue))
+    }
+
     /// Messages of `queue` became visible again.
     pub(crate) fn again(&mut self, queue: QueueName) {
         self.queues.of_mut(queue).rings = true;
@@ -46,7 +61,7 @@ impl Woken {
 }
 
 /// One value for each queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PerQueue<T> {
     requests: T,
     findings: T,
@@ -120,6 +135,14 @@ impl Signals {
             }
         }
         self.ring_results(&woken.results);
+    }
+
+    /// Wakes whom a batch of another process concerns.
+    pub(crate) fn ring_of_others(&self, woken: &Woken) {
+        self.ring(woken);
+        for queue in QueueName::ALL.into_iter().filter(|queue| woken.rings(*queue)) {
+            self.of_others(queue).notify_waiters();
+        }
     }
 
     /// Wakes those who wait for messages of `queue`, unless that was done for the message `sent` already.

@@ -87,7 +87,7 @@ impl Vault for SealedVault {
         let find = move |connection: &rusqlite::Connection| {
             sought.iter().map(|sought| rows::first_of(connection, sought.request)).collect()
         };
-        let found: Result<Vec<_>, Error> = self.database.read(FINDING, find).await;
+        let found: Result<Vec<_>, Error> = self.database.read_few(count, FINDING, find).await;
         match found {
             Ok(found) => found.into_iter().map(Ok).collect(),
             Err(error) => {
@@ -109,7 +109,7 @@ impl Vault for SealedVault {
             });
             stored.collect::<Result<Vec<_>, Failure>>()
         };
-        match self.database.write(STORING, Durability::Internal, store).await {
+        match self.database.write_few(count, STORING, Durability::Internal, store).await {
             Ok(stored) => {
                 stored.into_iter().map(|entry| entry.map_err(|failure| failure.during(STORING))).collect()
             }

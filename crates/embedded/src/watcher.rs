@@ -1,40 +1,32 @@
 //! Notices what other processes write to the file.
 //!
-//! SQLite has no wake-ups between processes, but the kernel tells who asks (inotify) when the log is written to. That is
-//! some time before the commit can be seen: the disk has to confirm it first. So a thread compares `PRAGMA data_version`,
-//! which changes whenever another connection commits, soon after each write and then less and less often; and only while
-//! somebody waits: a process in which nobody waits does nothing at all. What changed is read from the file, so that nobody
-//! is woken for nothing.
+//! They tell ([`crate::bells`]). What they could not tell, or what a program wrote that is none of ours, is noticed by a
+//! thread that compares `PRAGMA data_version` now and then, which changes whenever another connection commits; and only
+//! while somebody waits. What changed is then read from the file, so that nobody is woken for nothing.
 
-mod log;
 mod news;
 
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use keyturn_domain::clock::Clock;
+use keyturn_domain::entropy::Entropy;
 use rusqlite::Connection;
 
-use self::log::Log;
 use self::news::News;
-use crate::open;
+use crate::bells::{self, Bell, Others};
 use crate::signals::Signals;
 
-/// How long one look is after another at least. Those after a write wait 1 ms, and then each twice as long as the last:
-/// a commit is seen after no more than twice the time that the disk took to confirm it.
-const SOON: Duration = Duration::from_millis(1);
-
-/// How often the file is looked at if the kernel tells of writes, whether it does or not.
+/// How often the file is looked at where the others tell what they write.
 const SELDOM: Duration = Duration::from_millis(250);
 
 /// The thread and how many wait on it.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     shared: Arc<Shared>,
-    /// Closed to make the thread look up.
-    stop: Option<io::PipeWriter>,
+    others: Option<Arc<Others>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,34 +58,47 @@ impl Drop for Waiting {
     }
 }
 
+/// What the thread works with.
+pub(crate) struct Means<'a> {
+    pub(crate) connection: Connection,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: &'a dyn Entropy,
+    /// How often the file is looked at where the others cannot tell what they write.
+    pub(crate) every: Duration,
+}
+
 impl Watcher {
     /// Starts watching. What was written before this call is not news; what is written after it is, even if
-    /// nobody waits yet. Without a kernel that tells of writes, the file is looked at once in `every`.
-    pub(crate) fn start(
-        path: &Path,
-        connection: Connection,
-        every: Duration,
-        signals: Arc<Signals>,
-    ) -> io::Result<Self> {
+    /// nobody waits yet.
+    pub(crate) fn start(path: &Path, means: Means<'_>) -> std::io::Result<Self> {
+        let Means { connection, signals, clock, entropy, every } = means;
         let shared = Arc::new(Shared::default());
-        let (stopped, stop) = io::pipe()?;
-        let version = version(&connection);
-        // The log is there from the first read on.
-        let log = Log::watch(&open::log_of(path), stopped);
+        let bell = Bell::hang(path, entropy)
+            .inspect_err(|error| {
+                tracing::warn!(error = %error, "other processes cannot tell what they write; it is looked for every {every:?}");
+            })
+            .ok();
+        let others = bell.as_ref().map(|bell| Arc::clone(bell.others()));
         let watch = Watch {
+            version: version(&connection),
             news: News::since_now(&connection),
-            version,
             connection,
-            seldom: if log.is_told() { SELDOM } else { every },
-            log,
-            pause: Duration::ZERO,
-            written: false,
+            every: if bell.is_some() { SELDOM } else { every },
+            bell,
+            looked: clock.monotonic(),
+            clock,
             signals,
             shared: Arc::clone(&shared),
         };
         let thread =
             std::thread::Builder::new().name("keyturn-watch".to_owned()).spawn(move || watch.run())?;
-        Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { shared, others, thread: Some(thread) })
+    }
+
+    /// The other processes, if they can be told.
+    pub(crate) fn others(&self) -> Option<Arc<Others>> {
+        self.others.clone()
     }
 
     /// Has the file watched until the value returned is dropped.
@@ -111,7 +116,9 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_one();
-        drop(self.stop.take());
+        if let Some(others) = &self.others {
+            others.ring_own();
+        }
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing left to stop.
             drop(thread.join());
@@ -123,58 +130,63 @@ struct Watch {
     connection: Connection,
     version: Option<i64>,
     news: News,
-    log: Log,
-    /// The time from one look to the next if nobody writes.
-    pause: Duration,
-    /// The longest such time.
-    seldom: Duration,
-    /// Whether the last rest ended with a write.
-    written: bool,
+    bell: Option<Bell>,
+    every: Duration,
+    clock: Arc<dyn Clock>,
+    /// When the file was last looked at.
+    looked: Duration,
     signals: Arc<Signals>,
     shared: Arc<Shared>,
 }
 
 impl Watch {
     fn run(mut self) {
-        while self.is_awaited() {
-            self.look();
-            self.rest();
+        while !self.shared.lock().stopped {
+            self.listen();
+            if self.shared.lock().waiting > 0
+                && self.clock.monotonic().saturating_sub(self.looked) >= self.every
+            {
+                self.look();
+            }
         }
     }
 
-    /// Sleeps while nobody waits; false when it is over.
-    fn is_awaited(&mut self) -> bool {
+    /// Waits for a bell, or until it is time to look again.
+    fn listen(&mut self) {
+        match self.bell.as_ref().map(|bell| bell.heard(self.every)) {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(bells::News::Of(woken)))) => self.signals.ring_of_others(&woken),
+            Some(Ok(Some(bells::News::Anything))) => self.signals.ring_all(),
+            // A socket that fails tells nothing any more.
+            Some(Err(_)) => self.bell = None,
+            None => self.rest(),
+        }
+    }
+
+    /// Sleeps until it is time to look again and somebody waits.
+    fn rest(&self) {
         let mut state = self.shared.lock();
+        if state.waiting > 0 && !state.stopped {
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, self.every)
+                .map_or_else(|e| e.into_inner().0, |(state, _)| state);
+        }
         while state.waiting == 0 && !state.stopped {
-            // A commit may be under way whose beginning nobody looked out for.
-            self.pause = Duration::ZERO;
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        !state.stopped
     }
 
     /// Wakes whom what was committed since the last look concerns.
     fn look(&mut self) {
+        self.looked = self.clock.monotonic();
         let version = version(&self.connection);
         // A version that cannot be read might be a new one.
         if version.is_none() || version != self.version {
             self.news.ring(&self.connection, &self.signals);
         }
         self.version = version;
-    }
-
-    /// Waits for the next write, or until the file is worth a look all the same.
-    fn rest(&mut self) {
-        if self.written {
-            // Writes that come closer than this are looked at together.
-            self.log.leave_alone(SOON);
-        }
-        self.written = self.log.written_within(self.pause);
-        self.pause = match self.pause {
-            _ if self.written => Duration::ZERO,
-            Duration::ZERO => SOON,
-            pause => pause.saturating_mul(2).min(self.seldom),
-        };
     }
 }
 

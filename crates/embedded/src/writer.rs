@@ -1,7 +1,11 @@
-//! The one thread of a process that writes, and what makes its writes cheap: group commit.
+//! The one connection of a process that writes, and what makes its writes cheap: group commit.
 //!
-//! Writes arrive over a channel. Whatever is waiting, up to [`LARGEST_BATCH`], goes into one transaction, and
+//! Writes arrive over a channel at a thread. Whatever is waiting, up to [`LARGEST_BATCH`], goes into one transaction, and
 //! nobody is answered before that is committed; so the cost of a commit is shared by all who wait for it.
+//!
+//! # A few messages while nobody else writes
+//! A write of a few messages that does not wait for the disk takes less than the way to the thread and back. It is
+//! committed where it is asked for ([`Writer::write_few`]), unless others write as well.
 //!
 //! # Which commits wait for the disk
 //! A write that something outside learns of ([`Durability::Told`]) is committed with `synchronous=FULL`: it is on
@@ -20,10 +24,11 @@
 //! If anything in a batch fails or panics, the whole transaction is rolled back and its writes are run again, one
 //! transaction each; the error then meets only the write that caused it.
 
+mod committer;
 pub(crate) mod op;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,10 +38,12 @@ use keyturn_ports::{Error, Kind};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use self::op::{Op, Write, run_guarded};
+use self::committer::Committer;
+use self::op::{Op, Write};
 use crate::batch::Batch;
+use crate::bells::Others;
 use crate::failure::Failure;
-use crate::signals::{Signals, Woken};
+use crate::signals::Signals;
 
 /// Beyond this the share of a commit that one write pays is too small to matter, and those at the front of the
 /// batch would wait for those at its end.
@@ -47,6 +54,9 @@ const LARGEST_BATCH: usize = 512;
 const MANY: usize = 16;
 const MOMENTS: usize = 3;
 const MOMENT: Duration = Duration::from_micros(20);
+
+/// So many messages are written in less than the 100 microseconds that an async thread may be kept busy.
+const FEW: usize = 2;
 
 /// How many writes may wait before callers wait to hand theirs over.
 const WAITING: usize = 4 * LARGEST_BATCH;
@@ -61,29 +71,33 @@ pub(crate) enum Durability {
 }
 
 /// The way to the thread that writes. Dropping it finishes what was handed over and closes the connection.
-#[derive(Debug)]
 pub(crate) struct Writer {
     sender: Option<mpsc::Sender<Box<dyn Op>>>,
     thread: Option<JoinHandle<()>>,
+    committer: Arc<Mutex<Committer>>,
 }
 
-/// What the thread that writes works with.
+/// What writes are made with.
 pub(crate) struct Tools {
     pub(crate) connection: Connection,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) signals: Arc<Signals>,
+    /// The other processes, if they can be told.
+    pub(crate) others: Option<Arc<Others>>,
 }
 
 impl Writer {
     /// Starts the thread.
     pub(crate) fn start(tools: Tools) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let committer = Committer::new(tools);
+        let committer = Committer::new(tools).map_err(io::Error::other)?;
+        let committer = Arc::new(Mutex::new(committer));
+        let shared = Arc::clone(&committer);
         let thread = std::thread::Builder::new()
             .name("keyturn-write".to_owned())
-            .spawn(move || committer.run(receiver))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread) })
+            .spawn(move || write_all(&shared, receiver))?;
+        Ok(Self { sender: Some(sender), thread: Some(thread), committer })
     }
 
     /// Runs `work` in a transaction and returns what it returned once that is committed. `work` may be run
@@ -100,12 +114,56 @@ impl Writer {
     {
         let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
         let (reply, answer) = oneshot::channel();
-        self.hand_over(action, Box::new(Write::new(action, durability, work, reply))).await?;
+        self.send(action, Box::new(Write::new(action, durability, work, reply))).await?;
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Hands a write over that knows itself whom to tell.
+    /// As [`Writer::write`], for work on so many messages: a few are written here and now, if nobody else writes.
+    pub(crate) async fn write_few<T, F>(
+        &self,
+        messages: usize,
+        action: &'static str,
+        durability: Durability,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
+        let (reply, answer) = oneshot::channel();
+        let op = Box::new(Write::new(action, durability, work, reply));
+        if messages <= FEW && durability == Durability::Internal {
+            self.hand_over(action, op).await?;
+        } else {
+            self.send(action, op).await?;
+        }
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Sees to a write that knows itself whom to tell, is short and does not wait for the disk.
     pub(crate) async fn hand_over(&self, action: &'static str, op: Box<dyn Op>) -> Result<(), Error> {
+        match self.try_here(op) {
+            Some(op) => self.send(action, op).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Commits it here and now, or returns it.
+    fn try_here(&self, op: Box<dyn Op>) -> Option<Box<dyn Op>> {
+        let idle = self.sender.as_ref().is_some_and(|sender| sender.capacity() == WAITING);
+        if !idle {
+            return Some(op);
+        }
+        let mut committer = match self.committer.try_lock() {
+            Ok(committer) => committer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Some(op),
+        };
+        committer.try_take(op)
+    }
+
+    async fn send(&self, action: &'static str, op: Box<dyn Op>) -> Result<(), Error> {
         let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
         self.sender.as_ref().ok_or_else(stopped)?.send(op).await.map_err(|_| stopped())
     }
@@ -139,139 +197,26 @@ impl Drop for Writer {
     }
 }
 
-struct Committer {
-    tools: Tools,
-    level: Option<Durability>,
-    suspect: bool,
-    /// Those that were run, found nothing, and wait for a queue.
-    parked: Vec<Box<dyn Op>>,
-}
-
-/// A transaction that is committed.
-struct Done {
-    woken: Woken,
-    /// The numbers of those that were parked and have been run in it.
-    parked: Vec<usize>,
-}
-
-/// Where an attempt at a transaction ended.
-enum Stop {
-    /// Before any work: it would end there for every write alike.
-    Begin(Failure),
-    /// In one of the writes, or at the commit.
-    Work(Failure),
-    /// In the one of this number of those that were parked.
-    Parked(usize, Failure),
-}
-
-impl Stop {
-    fn failure(&self) -> &Failure {
-        match self {
-            Self::Begin(failure) | Self::Work(failure) | Self::Parked(_, failure) => failure,
-        }
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
     }
 }
 
-impl Committer {
-    fn new(tools: Tools) -> Self {
-        Self { tools, level: None, suspect: false, parked: Vec::new() }
+/// What the thread does: everything that is handed over, until nobody can hand anything over.
+fn write_all(committer: &Mutex<Committer>, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
+    let mut batch = Vec::with_capacity(LARGEST_BATCH);
+    while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
+        let last = lock(committer).last();
+        gather(&mut waiting, &mut batch, last);
+        let mut committer = lock(committer);
+        committer.take(&mut batch);
+        committer.tidy();
     }
+}
 
-    fn run(mut self, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
-        let mut batch = Vec::with_capacity(LARGEST_BATCH);
-        let mut last = 0;
-        while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
-            gather(&mut waiting, &mut batch, last);
-            last = batch.len();
-            self.commit(&mut batch);
-            self.parked.retain(|op| op.waits().is_some());
-            self.parked.extend(batch.drain(..).filter(|op| op.waits().is_some()));
-        }
-    }
-
-    fn commit(&mut self, ops: &mut [Box<dyn Op>]) {
-        match self.attempt(ops) {
-            Ok(Done { woken, parked }) => {
-                self.tools.signals.ring(&woken);
-                for number in parked {
-                    if let Some(op) = self.parked.get_mut(number) {
-                        op.answer(&Ok(()));
-                    }
-                }
-                answer(ops, &Ok(()));
-            }
-            Err(Stop::Parked(number, failure)) => {
-                answer(&mut [self.parked.swap_remove(number)], &Err(failure));
-                self.commit(ops);
-            }
-            Err(Stop::Work(_)) if ops.len() > 1 => {
-                for op in ops {
-                    self.commit(std::slice::from_mut(op));
-                }
-            }
-            Err(Stop::Begin(failure) | Stop::Work(failure)) => answer(ops, &Err(failure)),
-        }
-    }
-
-    /// Runs writes in one transaction, and in the same one those that wait for what they sent.
-    fn attempt(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Done, Stop> {
-        self.begin(ops).map_err(Stop::Begin)?;
-        self.work(ops).inspect_err(|stop| {
-            self.suspect |= stop.failure().lost_sync();
-            // Some failures have rolled back already; there is nothing left to undo then.
-            drop(self.tools.connection.execute_batch("ROLLBACK"));
-        })
-    }
-
-    fn begin(&mut self, ops: &[Box<dyn Op>]) -> Result<(), Failure> {
-        self.clear_suspicion()?;
-        let level = ops.iter().map(|op| op.durability()).max().unwrap_or(Durability::Told);
-        if self.level != Some(level) {
-            self.level = None;
-            let switch = match level {
-                Durability::Internal => "PRAGMA synchronous=NORMAL",
-                Durability::Told => "PRAGMA synchronous=FULL",
-            };
-            self.tools.connection.prepare_cached(switch)?.execute([])?;
-            self.level = Some(level);
-        }
-        Ok(self.tools.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
-    }
-
-    fn work(&mut self, ops: &mut [Box<dyn Op>]) -> Result<Done, Stop> {
-        let now = self.tools.clock.now();
-        let mut batch = Batch::new(&self.tools.connection, now, &*self.tools.entropy);
-        for op in ops {
-            run_guarded(&mut **op, &mut batch).map_err(Stop::Work)?;
-        }
-        let mut parked = Vec::new();
-        for (number, op) in self.parked.iter_mut().enumerate() {
-            if op.waits().is_some_and(|queue| batch.woken.rings(queue)) {
-                run_guarded(&mut **op, &mut batch).map_err(|failure| Stop::Parked(number, failure))?;
-                parked.push(number);
-            }
-        }
-        let woken = batch.finish().map_err(Stop::Work)?;
-        let commit = || self.tools.connection.prepare_cached("COMMIT")?.execute([]);
-        commit().map_err(|error| Stop::Work(error.into()))?;
-        Ok(Done { woken, parked })
-    }
-
-    /// After a failed sync the kernel holds pages for clean that never reached the disk, and a later sync would
-    /// say yes without writing them. Copying the whole log into the file writes and syncs everything afresh;
-    /// until that has worked nothing may be committed.
-    fn clear_suspicion(&mut self) -> Result<(), Failure> {
-        if self.suspect {
-            let busy: bool =
-                self.tools.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-            if busy {
-                let detail = "the disk failed to confirm a write, and the log could not be copied yet";
-                return Err(Failure::new(Kind::Unavailable, detail));
-            }
-            self.suspect = false;
-        }
-        Ok(())
-    }
+fn lock(committer: &Mutex<Committer>) -> MutexGuard<'_, Committer> {
+    committer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits a moment for those who are about to come back: whoever was answered by the last commit and writes again would
@@ -290,12 +235,6 @@ fn gather(waiting: &mut mpsc::Receiver<Box<dyn Op>>, batch: &mut Vec<Box<dyn Op>
         {
             batch.push(op);
         }
-    }
-}
-
-fn answer(ops: &mut [Box<dyn Op>], outcome: &Result<(), Failure>) {
-    for op in ops {
-        op.answer(outcome);
     }
 }
 

@@ -31,6 +31,9 @@ where
 {
     let filter = EnvFilter::try_new(&logs.level)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
+    // A line that cannot be written, as on a full disk, is lost. It would be told of on stderr, which is likely where it
+    // could not be written: that ends the process.
+    let builder = builder.log_internal_errors(false);
     let (started, changing) = if logs.format == "text" {
         let builder = builder.with_filter_reloading();
         let handle = builder.reload_handle();

@@ -7,6 +7,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::deployment::{Deployment, text};
+use crate::metrics::get;
 use crate::processes::{ROLES, build, free_address};
 
 const CHANGED: &str = "an operator changed the log level";
@@ -49,6 +50,28 @@ impl Drop for Logged {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A log that cannot be written, as on a full disk, costs its lines and nothing else.
+#[test]
+fn a_process_whose_log_cannot_be_written_lives_on() {
+    let deployment = Deployment::init();
+    let health = free_address();
+    deployment.configure(&format!(
+        "[ingress]\nlisten = \"{}\"\n[health]\nall = \"{health}\"\n[logs]\nlevel = \"debug\"\n",
+        free_address()
+    ));
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyturn"));
+    command.arg("--config").arg(deployment.config()).arg("up").stdout(full()).stderr(full());
+    let mut server = Logged { child: command.spawn().unwrap(), log: deployment.path("none") };
+    let ready = || get(health, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
+    while !ready() {
+        assert!(server.child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.child.wait().unwrap().success());
 }
 
 fn configure(deployment: &Deployment, look_every: &str) {

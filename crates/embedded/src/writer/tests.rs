@@ -10,8 +10,9 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::Receiver;
 
+use super::committer::Committer;
 use super::op::{Op, Write};
-use super::{Committer, Durability, Tools, Writer};
+use super::{Durability, Tools, Writer};
 use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::open;
@@ -28,12 +29,21 @@ fn tools() -> (TempDir, Tools) {
     )
     .unwrap();
     let signals = Arc::new(Signals::default());
-    (folder, Tools { connection, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), signals })
+    (
+        folder,
+        Tools {
+            connection,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            signals,
+            others: None,
+        },
+    )
 }
 
 fn committer() -> (TempDir, Committer) {
     let (folder, tools) = tools();
-    (folder, Committer::new(tools))
+    (folder, Committer::new(tools).unwrap())
 }
 
 type Answer = Receiver<Result<(), keyturn_ports::Error>>;
@@ -225,4 +235,71 @@ fn what_waits_waits_on_when_the_transaction_fails() {
     assert!(answer.try_recv().is_err());
     assert_eq!(commit(&mut committer, vec![op(Durability::Told, send())]), [Ok(())]);
     assert!(answer.try_recv().unwrap().is_ok());
+}
+
+/// Whether a write that nothing else competes with was committed at once.
+fn taken_at_once(committer: &mut Committer, key: &'static str) -> bool {
+    let (write, mut answer) = op(Durability::Internal, store(key));
+    let left = committer.try_take(write);
+    assert_eq!(left.is_none(), answer.try_recv().is_ok(), "it is answered if it was taken");
+    left.is_none()
+}
+
+#[test]
+fn a_write_is_committed_at_once_where_few_write() {
+    let (_folder, mut committer) = committer();
+    assert!(taken_at_once(&mut committer, "a"));
+    committer.take(&mut (0..3).map(|_| op(Durability::Internal, |_| Ok(())).0).collect());
+    assert!(!taken_at_once(&mut committer, "b"), "three wrote together");
+    committer.take(&mut vec![op(Durability::Internal, |_| Ok(())).0]);
+    assert!(taken_at_once(&mut committer, "c"));
+    committer.suspect = true;
+    assert!(!taken_at_once(&mut committer, "d"), "the log has to be copied first");
+    assert_eq!(stored(&committer), ["a", "c"]);
+}
+
+#[test]
+fn a_write_does_not_wait_at_once_for_another_process() {
+    let (folder, mut committer) = committer();
+    let other = rusqlite::Connection::open(folder.path().join("keyturn.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(!taken_at_once(&mut committer, "a"));
+    other.execute_batch("ROLLBACK").unwrap();
+    assert!(taken_at_once(&mut committer, "b"));
+    assert_eq!(stored(&committer), ["b"]);
+}
+
+#[test]
+fn what_is_taken_at_once_is_given_to_who_waits_and_may_wait_itself() {
+    let (_folder, mut committer, mut answer) = waited_for(false);
+    assert!(committer.try_take(op(Durability::Internal, send()).0).is_none());
+    assert!(answer.try_recv().unwrap().is_ok());
+    let (reply, mut answer) = oneshot::channel();
+    let waiting = Waiting { runs: 0, fails: false, reply: Some(reply) };
+    assert!(committer.try_take(Box::new(waiting)).is_none());
+    assert!(answer.try_recv().is_err());
+    assert_eq!(committer.parked.len(), 1, "the one that was answered is gone");
+}
+
+#[test]
+fn a_long_log_is_copied_after_the_commit_and_by_the_thread() {
+    let (_folder, mut committer) = committer();
+    let log = |committer: &Committer| {
+        let path = committer.tools.connection.path().unwrap().to_owned() + "-wal";
+        std::fs::metadata(path).unwrap().len()
+    };
+    let fill = |batch: &mut Batch<'_>| {
+        let sql = "INSERT INTO meta (key, value) VALUES ('long', hex(zeroblob(20000000))) \
+                   ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        batch.execute(sql, []).map(drop)
+    };
+    commit(&mut committer, vec![op(Durability::Internal, fill)]);
+    let long = log(&committer);
+    assert!(long > 32 << 20, "{long}");
+    assert!(!taken_at_once(&mut committer, "a"));
+    committer.tidy();
+    // What is copied is written over from the beginning, so that the log does not grow.
+    assert!(commit(&mut committer, vec![op(Durability::Internal, store("b"))]).iter().all(Result::is_ok));
+    assert!(log(&committer) <= long);
+    assert!(taken_at_once(&mut committer, "c"));
 }
