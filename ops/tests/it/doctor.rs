@@ -49,8 +49,21 @@ fn each_illness_is_told_with_its_mend() {
     is(&deployment, "root key", "Ok", "");
 
     let vault = deployment.path("data/keys/vault.key");
-    fs::set_permissions(&vault, fs::Permissions::from_mode(0o640)).unwrap();
-    is(&deployment, "permissions", "Failed", "chmod 600");
+    // By the rule that roles go by: a group may read a key, and share the database.
+    let (mode, database) = (fs::Permissions::from_mode, deployment.path("data/keyturn.db"));
+    fs::set_permissions(&vault, mode(0o640)).unwrap();
+    fs::set_permissions(&database, mode(0o660)).unwrap();
+    is(&deployment, "permissions", "Ok", "1 of them with keys their group may read");
+    is(&deployment, "keys", "Ok", "");
+    for exposed in [0o644, 0o660, 0o601] {
+        fs::set_permissions(&vault, mode(exposed)).unwrap();
+        is(&deployment, "permissions", "Failed", "chmod 600");
+        is(&deployment, "keys", "Failed", "until then no role reads it");
+    }
+    fs::set_permissions(&vault, mode(0o600)).unwrap();
+    fs::set_permissions(&database, mode(0o664)).unwrap();
+    is(&deployment, "permissions", "Failed", "chmod o= ");
+    fs::set_permissions(&database, mode(0o600)).unwrap();
     fs::set_permissions(&vault, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(&vault, deployment.path("vault.key")).unwrap();
     is(&deployment, "keys", "Failed", "vault");
