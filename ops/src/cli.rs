@@ -46,7 +46,7 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Make a new deployment: keys, root, key set, configuration and an empty database.
     Init(Init),
-    /// Run all roles in one process.
+    /// Run all roles in one process. Further processes of the deployment need addresses of their own.
     Up(Up),
     /// Devices of the embedded directory, and what is known of them.
     #[command(subcommand)]

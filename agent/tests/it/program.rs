@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 use crate::config::write;
+use crate::server::world::{PollTrick, PostTrick};
 use crate::server::{Server, device_id};
 
 async fn run(arguments: &[&str], config: &Path) -> Output {
@@ -198,7 +199,7 @@ async fn the_doctor_tells_of_a_refusal_and_who_mends_it() {
         let line = said(&output).lines().find(|line| line.contains(" rotation ")).unwrap().to_owned();
         (output.status.code(), line)
     };
-    let show = format!("`keyturn device show {}` names the code", crate::server::device_id());
+    let show = format!("`keyturn device show {}` names the code", device_id());
     // Before it ever rotated, and after.
     for _ in 0..2 {
         server.world().on_poll.push_back(PollTrick::Forbidden);

@@ -184,7 +184,12 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
     say!("  state: {}", standing.words());
     match last_heard(lanes) {
         Some(at) => say!("  last heard {}, {} ago", output::when(at), output::ago(at, now)),
-        None => say!("  never heard of"),
+        None => match timeline.first() {
+            Some(event) => {
+                say!("  last heard {}, and nothing of what it said was ever taken", output::when(event.at));
+            }
+            None => say!("  never heard of"),
+        },
     }
     if let Some(policy) = policy(lanes, policies) {
         say!("  policy: {policy}");

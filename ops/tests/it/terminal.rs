@@ -87,6 +87,22 @@ async fn the_log_names_the_setting_that_caps_a_device() {
     let line = until("no new version for now").await;
     let (id, text) = (device.id().to_string(), "has had as many as rotation.versions_per_day allows");
     assert!(line.contains(text) && line.contains(&id) && line.contains("\"versions\":1"), "{line}");
+    // One that was refused from the start was heard all the same.
+    let refused = crate::processes::install(&deployment, 2, listen);
+    let page = || deployment.ok(&["device", "show", &refused.name]);
+    assert!(page().contains("never heard of"));
+    deployment.ok(&["device", "disable", &refused.name, "--reason", "stolen"]);
+    assert_eq!(refused.agent().once().await.unwrap().code(), "refused");
+    assert!(page().contains("nothing of what it said was ever taken") && !page().contains("never heard of"));
+    // Once more on the same data: told plainly, and no harm with addresses of its own.
+    let second = deployment.keyturn(&["up"]);
+    let error = crate::deployment::text(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("another process listens where ingress.listen") && error.contains("does no harm"),
+        "{error}"
+    );
+    assert!(error.contains(&listen.to_string()), "{error}");
     up.kill().unwrap();
     up.wait().unwrap();
 }
