@@ -84,7 +84,6 @@ fn is_obeyed(c: char) -> bool {
 }
 
 /// Whether the output goes to a terminal that obeys escape codes: one that says it is dumb prints them.
-#[expect(clippy::disallowed_methods, reason = "what a terminal can do is in the environment by convention")]
 pub(crate) fn is_obeyed_by_stdout() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     std::io::stdout().is_terminal() && !dumb

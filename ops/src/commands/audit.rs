@@ -104,7 +104,7 @@ fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
             output::json(&json!({ "intact": false, "broken_at": seq }))?;
         }
         (Output::Text, Verified::Intact { rows }) => {
-            say!("{}, the chain is whole", output::count(*rows, "row"))
+            say!("{}, the chain is whole", output::count(*rows, "row"));
         }
         (Output::Text, Verified::Broken { seq }) => {
             say!("row {seq} does not follow from the one before it: it or its neighbour was changed");

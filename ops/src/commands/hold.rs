@@ -28,11 +28,13 @@ pub(super) struct Hold {
 impl Hold {
     /// In words: `until it is released, since WHEN by WHO: WHY`.
     pub(super) fn told(&self) -> String {
-        let mut text = until(self.until_ms.unwrap_or(FOR_GOOD));
-        if let (Some(since), Some(by), Some(reason)) = (self.since_ms, &self.by, &self.reason) {
-            text.push_str(&format!(", since {} by {by}: {reason}", when(since)));
+        let end = until(self.until_ms.unwrap_or(FOR_GOOD));
+        match (self.since_ms, &self.by, &self.reason) {
+            (Some(since), Some(by), Some(reason)) => {
+                format!("{end}, since {} by {by}: {reason}", when(since))
+            }
+            _ => end,
         }
-        text
     }
 }
 

@@ -256,10 +256,10 @@ fn rotated_since(facts: &[Event], lane: LaneId, asked: UnixMillis) -> bool {
             Happening::Lane { lane: of, event: LaneEvent::PasswordConfirmed { version } } if *of == lane => {
                 confirmed.insert(*version);
             }
-            Happening::Lane { lane: of, event: LaneEvent::PasswordMinted { version, .. } } if *of == lane => {
-                if confirmed.contains(version) {
-                    return true;
-                }
+            Happening::Lane { lane: of, event: LaneEvent::PasswordMinted { version, .. } }
+                if *of == lane && confirmed.contains(version) =>
+            {
+                return true;
             }
             _ => {}
         }

@@ -143,38 +143,37 @@ pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
         }
     }
     for lane in &lanes {
-        let open = lane.is_open(
-            &lanes,
-            &deployment.config.policies.default_policy().rotation,
-            deployment.engines.clock().now(),
-        );
-        let closed = if open { "" } else { ", closed" };
-        let About { account_name, host, serial, .. } = &lane.about;
-        say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());
-        for candidate in lane.candidates() {
-            say!("    version {}  {}", candidate.version, standing(candidate.standing));
-        }
-        if let Some(at) = lane.restored {
-            say!(
-                "    the ledger was restored at {}, other versions may be in use: `device history`",
-                output::when(at)
-            );
-        }
-        if let Some(asked) = lane.forced {
-            say!("    a rotation was asked for at {}", output::when(asked));
-        }
-        if let Some(until) = lane.held_until {
-            say!("    held until {} because its operating system refused passwords", output::when(until));
-        }
-        if let Some(until) = lane.on_hold {
-            say!("    held by an operator {}", hold::until(until));
-        }
+        tell_lane(deployment, lane, &lanes, now);
     }
     timeline.truncate(TIMELINE);
     for event in &timeline {
         say!("  {}  {}", output::when(event.at), output::printable(tell(event)));
     }
     Ok(())
+}
+
+/// A lane, the versions that may be in use, and what keeps it from another one now.
+fn tell_lane(deployment: &Deployment, lane: &Lane, lanes: &[Lane], now: UnixMillis) {
+    let open = lane.is_open(lanes, &deployment.config.policies.default_policy().rotation, now);
+    let closed = if open { "" } else { ", closed" };
+    let About { account_name, host, serial, .. } = &lane.about;
+    say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());
+    for candidate in lane.candidates() {
+        say!("    version {}  {}", candidate.version, standing(candidate.standing));
+    }
+    if let Some(at) = lane.restored {
+        let at = output::when(at);
+        say!("    the ledger was restored at {at}, other versions may be in use: `device history`");
+    }
+    if let Some(asked) = lane.forced {
+        say!("    a rotation was asked for at {}", output::when(asked));
+    }
+    if let Some(until) = lane.held_until.filter(|until| *until > now) {
+        say!("    held until {} because its operating system refused passwords", output::when(until));
+    }
+    if let Some(until) = lane.on_hold.filter(|until| *until > now) {
+        say!("    held by an operator {}", hold::until(until));
+    }
 }
 
 /// How it stands, when it was heard of, when the next password is due, and why it was refused last.

@@ -90,7 +90,7 @@ async fn a_letter_that_was_dead_already_did_not_die_again() {
         let dead = (DeadReason::Exhausted, "503 from «desk»");
         crate::dead_letters::bury(&deployment, QueueName::Alarms, message.clone(), dead.0, dead.1).await;
     }
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     deployment.ok(&["dead-letters", "replay", "1", "--reason", "the receiver is back"]);
     assert!(show(&deployment, "1").0.contains("it has not died again"));
     assert!(show(&deployment, "2").1["before"].as_array().unwrap().is_empty());

@@ -67,6 +67,16 @@ async fn every_command_of_the_page_works_as_it_stands() {
         said.entry(line).or_insert_with(String::new).push_str(&answer);
     }
     assert_eq!((waits, said.len()), (1, 27), "{:?}", said.keys());
+    what_was_said_is_true(&said);
+    what_was_written_can_be_read(&folder);
+    // The device that was refused is heard again.
+    assert!(world.devices[0].agent().once().await.unwrap().is_success());
+    world.devices[0].invariant_settled(&world.deployment);
+    world.stop();
+}
+
+/// What the commands printed, by their lines.
+fn what_was_said_is_true(said: &BTreeMap<String, String>) {
     let of = |beginning: &str| {
         said.iter().find(|(line, _)| line.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning}")).1
     };
@@ -82,11 +92,6 @@ async fn every_command_of_the_page_works_as_it_stands() {
     assert!(of("keyturn doctor").contains("the newest that this release knows"));
     assert!(of("keyturn log-level info").contains("info,keyturn_rotator=debug, set in"));
     assert!(of("keyturn keys list").contains("stamp"));
-    what_was_written_can_be_read(&folder);
-    // The device that was refused is heard again.
-    assert!(world.devices[0].agent().once().await.unwrap().is_success());
-    world.devices[0].invariant_settled(&world.deployment);
-    world.stop();
 }
 
 /// Completions that bash takes, and a manual page for each command.

@@ -6,9 +6,10 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use keyturn_ports::audit::chain::hexadecimal;
 use sha2::{Digest as _, Sha256};
 
 use super::{BackupError, CHUNK, beside, create, sync, sync_folder};
@@ -25,7 +26,7 @@ pub fn sum_file(path: &Path) -> PathBuf {
 }
 
 pub(super) fn hex(hash: Sha256) -> Hex {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&hash.finalize().into())
 }
 
 /// The sum of the file as it is.
@@ -44,7 +45,7 @@ pub(super) fn of(path: &Path) -> Result<Hex, BackupError> {
 /// Writes the sum of the backup at `path` beside it.
 pub(super) fn write(path: &Path, sum: &str) -> Result<(), BackupError> {
     let to = sum_file(path);
-    let name = path.file_name().map(|name| name.as_bytes()).unwrap_or_default();
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
     // As sha256sum writes names that would break a line.
     let mut escaped = Vec::with_capacity(name.len());
     for byte in name {

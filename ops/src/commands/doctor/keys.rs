@@ -73,12 +73,11 @@ fn permissions(deployment: &Deployment) -> Check {
     }
     let grouped = named(&secrets, 0o040).len();
     let all = output::count(secrets.len() + database.len(), "file");
-    let shared = if grouped == 0 {
-        String::new()
-    } else {
-        format!("; {grouped} of them with keys their group may read")
+    let shared = match grouped {
+        0 => String::new(),
+        some => format!("; its group may read {}", output::count(some, "key file")),
     };
-    Check::ok(NAME, format!("{all} can be read by nobody else{shared}"))
+    Check::ok(NAME, format!("{all} checked, closed to others{shared}"))
 }
 
 fn root(deployment: &Deployment) -> Check {

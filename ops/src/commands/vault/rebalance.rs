@@ -139,7 +139,7 @@ fn tell(deployment: &Deployment, command: &VaultRebalance, counts: &Counts) -> R
     match deployment.output {
         Output::Json => output::json(counts)?,
         Output::Text if command.dry_run => {
-            say!("{} of {} would be moved", count(*astray, "version"), count(*devices, "device"))
+            say!("{} of {} would be moved", count(*astray, "version"), count(*devices, "device"));
         }
         Output::Text => {
             let (moved, devices) = (count(*moved, "version"), count(*devices, "device"));
