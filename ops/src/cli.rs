@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+mod audit;
 mod devices;
 mod letters;
 mod secrets;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keyturn_domain::span::Span;
 
+pub(crate) use self::audit::{Audit, Search};
 pub(crate) use self::devices::{Device, Group, Reveal, RotateNow};
 pub(crate) use self::letters::{DeadLetters, Discard, Letters, Replay};
 pub(crate) use self::secrets::{Keys, Kind, OpenExport, Root, Vault, VaultExport, VaultRebalance};
@@ -44,7 +46,7 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Make a new deployment: keys, root, key set, configuration and an empty database.
     Init(Init),
-    /// Run all roles in one process.
+    /// Run all roles in one process. Further processes of the deployment need addresses of their own.
     Up(Up),
     /// Devices of the embedded directory, and what is known of them.
     #[command(subcommand)]
@@ -122,6 +124,9 @@ pub(crate) struct LogLevel {
     /// Log as configured again.
     #[arg(long)]
     pub(crate) reset: bool,
+    /// Why, for the audit. A change is recorded without one as well.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -146,7 +151,7 @@ pub(crate) struct Init {
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Run a fresh throw-away deployment with this many simulated devices.
+    /// Run a fresh throw-away deployment with this many simulated devices: 4 to 2000.
     #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u16).range(4..=2000))]
     pub(crate) demo: Option<u16>,
     /// With --demo: end when every device has settled, twice.
@@ -164,30 +169,6 @@ pub(crate) struct Up {
     /// Serve devices on an address other than loopback although every key is in this one process.
     #[arg(long)]
     pub(crate) danger_serve_beyond_loopback: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
-    /// The last rows, newest first.
-    List {
-        /// At most this many.
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-    },
-    /// Check that no row was changed, added or taken out.
-    Verify {
-        /// Check these anchors too: that the end was not cut off, and that it was not all written anew.
-        #[arg(long, value_name = "FILE")]
-        anchor: Option<PathBuf>,
-    },
-    /// Print the head of the audit, signed, to be kept where whoever has the database cannot reach.
-    Anchor,
-    /// Print rows as JSON lines, oldest first, with CloudLAPS's columns (CloudLAPSAudit) beside our own.
-    Export {
-        /// Only rows from this instant on, like 2026-11-22T00:00:00Z.
-        #[arg(long)]
-        since: Option<String>,
-    },
 }
 
 #[derive(Debug, Subcommand)]

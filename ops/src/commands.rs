@@ -10,6 +10,7 @@ mod doctor;
 mod export;
 mod fleet;
 mod group;
+mod hold;
 pub(crate) mod init;
 mod keys;
 mod log_level;
@@ -83,7 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
-        Command::LogLevel(level) => log_level::run(&arguments, level)?,
+        Command::LogLevel(level) => log_level::run(&arguments, level).await?,
         Command::Doctor => return Box::pin(doctor::run(&arguments)).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,

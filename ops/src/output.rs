@@ -1,7 +1,7 @@
 //! Printing: tables for people, JSON for programs.
 
 use std::borrow::Cow;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
@@ -83,6 +83,12 @@ fn is_obeyed(c: char) -> bool {
     c.is_control() || invisible
 }
 
+/// Whether the output goes to a terminal that obeys escape codes: one that says it is dumb prints them.
+pub(crate) fn is_obeyed_by_stdout() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    std::io::stdout().is_terminal() && !dumb
+}
+
 /// A table without lines, as wide as the terminal.
 pub(crate) fn plain() -> Table {
     let mut table = Table::new();
@@ -106,6 +112,18 @@ pub(crate) fn ago(at: UnixMillis, now: UnixMillis) -> String {
     }
 }
 
+/// How many of something whose name takes an s: `1 dead letter`, `2 dead letters`.
+pub(crate) fn count(number: impl TryInto<u64>, one: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+/// The same with its verb: `1 dead letter is`, `2 dead letters are`.
+pub(crate) fn are(number: impl TryInto<u64>, one: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{} {}", count(number, one), if number == 1 { "is" } else { "are" })
+}
+
 /// What somebody typed, as an error repeats it: short, and fit for a terminal.
 pub(crate) fn quoted(text: &str) -> String {
     let mut short: String = text.chars().take(QUOTED).collect();
@@ -121,4 +139,19 @@ pub(crate) fn printable(text: String) -> String {
         return text;
     }
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{are, count};
+
+    #[test]
+    fn one_is_not_many() {
+        let told: Vec<String> = (0_u64..3).map(|number| count(number, "dead letter")).collect();
+        assert_eq!(told, ["0 dead letters", "1 dead letter", "2 dead letters"]);
+        assert_eq!(
+            (are(1_usize, "key"), are(2_u32, "key")),
+            ("1 key is".to_owned(), "2 keys are".to_owned())
+        );
+    }
 }

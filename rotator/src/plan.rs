@@ -2,7 +2,7 @@
 
 use keyturn_domain::ids::VersionId;
 use keyturn_domain::lane::{
-    Decision, Heard, HeardKind, Lane, MintReason, Order, Reply, Reported, RotationPolicy, decide,
+    Decision, Heard, HeardKind, Lane, MintReason, Order, Reply, Reported, RotationPolicy, capped, decide,
 };
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::ledger::{Happening, History, Issued, Loaded, Stored, Wanted};
@@ -12,6 +12,7 @@ use keyturn_schemas::message::Claims;
 use keyturn_schemas::result::Code;
 
 use crate::judge::{Judged, Verdict};
+use crate::tell;
 
 /// What is to be done about a message.
 #[derive(Debug)]
@@ -130,7 +131,11 @@ fn decided(
         Reply::Mint(reason) => Answering::Fresh(reason),
         Reply::Reseal(version) => Answering::Outstanding(version),
         Reply::NotDue(at) => Answering::Word(Code::NotDue, Some(at)),
-        Reply::Held(at) => Answering::Word(Code::Held, Some(at)),
+        Reply::Held(at) => {
+            let capped = capped(&lanes, policy, now) == Some(at);
+            tell::held(judged, at, capped.then_some(policy.versions_per_window));
+            Answering::Word(Code::Held, Some(at))
+        }
         Reply::Recorded => Answering::Word(Code::Recorded, None),
         Reply::Stale => Answering::Word(Code::Stale, None),
         Reply::Expired => Answering::Word(Code::Expired, None),

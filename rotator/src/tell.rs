@@ -2,7 +2,9 @@
 
 use keyturn_domain::ids::VersionId;
 use keyturn_domain::lane::LaneEvent;
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::ledger::{Commit, Happening};
+use keyturn_schemas::envelope::rfc3339;
 use tracing::{info, warn};
 
 use crate::judge::Judged;
@@ -51,4 +53,17 @@ pub(crate) fn tell(judged: &Judged, commit: &Commit) -> Option<VersionId> {
         }
     }
     rotation
+}
+
+/// Tells why a device gets no new version for now: for it has had `cap` of them, or somebody or its refusals hold it.
+pub(crate) fn held(judged: &Judged, until: UnixMillis, cap: Option<usize>) {
+    let (rid, device, trace) = (judged.message.message().rid(), judged.lane.device, judged.trace.trace_id());
+    let until = rfc3339(until);
+    if let Some(versions) = cap {
+        info!(request.id = %rid, device.id = %device, trace.id = trace, until, versions,
+            "no new version for now: the device has had as many as rotation.versions_per_day allows");
+    } else {
+        info!(request.id = %rid, device.id = %device, trace.id = trace, until,
+            "no new version for now: the device is held by an operator, or for the passwords that it refused");
+    }
 }

@@ -4,6 +4,7 @@ use super::{Check, Patient};
 use crate::agent::chain;
 use crate::detect::{self, Finding, Known};
 use crate::journal_file::JournalFile;
+use crate::outcome::When;
 use crate::status::LastRun;
 use crate::{accounts, disk, identity};
 
@@ -81,10 +82,31 @@ fn with_mend(error: &accounts::Error) -> String {
     format!("{}{mend}", chain(error))
 }
 
+/// What to do about a server that refused the device or what it said: nothing here, and there they have to know of whom it
+/// is. A device is not told why it is refused, since whoever has its key alone would learn from it.
+fn refused(patient: &Patient<'_>, last: &LastRun) -> Option<String> {
+    let (device, at, line) = (patient.settings.device, When(last.at), &last.line);
+    match last.code.as_str() {
+        "refused" => Some(format!(
+            "the server refused this device at {at}, and gives a device no reason; there, `keyturn device show {device}` names \
+             the code, such as KT-0206 for one that is disabled, and the page of the code tells what mends it. Nothing has \
+             to be done here: after that the next check-in goes through"
+        )),
+        "rejected" => Some(format!(
+            "the server did not take this device's message at {at}: {line}; the page of the code tells what mends it, and \
+             the server's log has it for device {device}"
+        )),
+        _ => None,
+    }
+}
+
 fn rotation(patient: &Patient<'_>) -> Result<String, String> {
     let state = &patient.settings.state;
     let journal = JournalFile::new(state).peek().ok().flatten().unwrap_or_default();
     let last = LastRun::load(state).ok().flatten();
+    if let Some(refused) = last.as_ref().and_then(|last| refused(patient, last)) {
+        return Err(refused);
+    }
     let found = patient.accounts.and_then(|accounts| accounts.find().ok().flatten());
     if last.is_none() || found.is_none() {
         return Ok("none yet".to_owned());

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 use crate::config::write;
+use crate::server::world::{PollTrick, PostTrick};
 use crate::server::{Server, device_id};
 
 async fn run(arguments: &[&str], config: &Path) -> Output {
@@ -186,6 +187,44 @@ async fn a_failure_is_found_by_the_next_look() {
     let found = run(&["detect", "--intune"], &config).await;
     assert_eq!(said(&found), format!("The last run: {line}"));
     assert_eq!(found.status.code(), Some(1));
+}
+
+/// What is mended on the server is not looked for here, and whoever asks there is told of whom.
+#[tokio::test]
+async fn the_doctor_tells_of_a_refusal_and_who_mends_it() {
+    let server = Server::start().await;
+    let config = write(server.folder(), &format!("http://{}", server.address));
+    let rotation = async || {
+        let output = run(&["doctor"], &config).await;
+        let line = said(&output).lines().find(|line| line.contains(" rotation ")).unwrap().to_owned();
+        (output.status.code(), line)
+    };
+    let show = format!("`keyturn device show {}` names the code", device_id());
+    // Before it ever rotated, and after.
+    for _ in 0..2 {
+        server.world().on_poll.push_back(PollTrick::Forbidden);
+        assert_eq!(run(&["once"], &config).await.status.code(), Some(1));
+        let (code, line) = rotation().await;
+        assert!(
+            code == Some(1) && line.starts_with("fail  rotation     the server refused this device at 2"),
+            "{line}"
+        );
+        assert!(
+            line.contains(&show) && line.contains("KT-0206") && !line.contains("run keyturn-agent"),
+            "{line}"
+        );
+        assert!(run(&["once"], &config).await.status.success());
+        let (code, line) = rotation().await;
+        assert!(code == Some(0) && line.starts_with("ok    rotation "), "{line}");
+    }
+    server.world().on_post.push_back(PostTrick::Answer(
+        403,
+        "application/problem+json",
+        r#"{"type":"about:blank","title":"The message is refused","status":403,"code":"KT-0106"}"#,
+    ));
+    assert!(!run(&["once"], &config).await.status.success());
+    let (_, line) = rotation().await;
+    assert!(line.contains("did not take this device's message at 2") && line.contains("KT-0106"), "{line}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Error;
 use keyturn_ports::audit::chain::{self, Hash, START};
-use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified, Wanted};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::batch::Batch;
@@ -39,13 +39,8 @@ impl AuditSink for Database {
         self.write("trying the audit", Durability::Internal, probe).await
     }
 
-    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
-        self.read("reading the audit", move |connection| {
-            let mut statement = connection.prepare_cached(audit!("ORDER BY seq DESC LIMIT ?1"))?;
-            let found = statement.query_map([rows::count(limit)], stored)?;
-            found.map(|row| row.map_err(Failure::from)?.public()).collect()
-        })
-        .await
+    async fn select(&self, wanted: Wanted, limit: usize) -> Result<Vec<Row>, Error> {
+        self.read("reading the audit", move |connection| select(connection, &wanted, limit)).await
     }
 
     async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error> {
@@ -53,7 +48,7 @@ impl AuditSink for Database {
         self.read("reading the audit", move |connection| {
             let mut statement = connection.prepare_cached(audit!("WHERE seq > ?1 ORDER BY seq LIMIT ?2"))?;
             let found = statement.query_map((seq, rows::count(limit)), stored)?;
-            found.map(|row| row.map_err(Failure::from)?.public()).collect()
+            found.map(|row| Ok(row?.public())).collect()
         })
         .await
     }
@@ -63,6 +58,34 @@ impl AuditSink for Database {
     }
 }
 
+/// The actions come as a list in JSON, so that there is one statement however many they are.
+const WANTED: &str = audit!(
+    "WHERE (?1 IS NULL OR device = ?1) \
+     AND (?2 IS NULL OR action IN (SELECT value FROM json_each(?2))) \
+     AND (?3 IS NULL OR instr(lower(actor), lower(?3)) > 0) \
+     AND (?4 IS NULL OR instr(detail, ?4) > 0) \
+     AND at >= ?5 ORDER BY seq DESC LIMIT ?6"
+);
+
+fn select(connection: &Connection, wanted: &Wanted, limit: usize) -> Result<Vec<Row>, Failure> {
+    let Wanted { device, actions, actor, detail, since } = wanted;
+    let words: Vec<&str> = actions.iter().map(Action::as_str).collect();
+    let words = (!words.is_empty()).then(|| serde_json::Value::from(words).to_string());
+    let mut statement = connection.prepare_cached(WANTED)?;
+    let found = statement.query_map(
+        (
+            device.as_ref().map(DeviceId::as_bytes),
+            words,
+            actor,
+            detail,
+            rows::to_column(since.unwrap_or(UnixMillis(0))),
+            rows::count(limit),
+        ),
+        stored,
+    )?;
+    found.map(|row| Ok(row?.public())).collect()
+}
+
 /// Appends a row in a transaction that does what it records.
 pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
     let last = batch
@@ -70,8 +93,8 @@ pub(crate) fn append(batch: &Batch<'_>, row: &NewRow) -> Result<u64, Failure> {
         .query_row([], |row| Ok((rows::number::<u64>(row, 0)?, row.get::<_, Hash>(1)?)))
         .optional()?;
     let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
-    let action = word(row.action)?;
-    let hash = chain::link(&previous, seq, row, &action);
+    let action = row.action.recordable().ok_or_else(|| unknown(&row.action))?;
+    let hash = chain::link(&previous, seq, row, action);
     batch.execute(
         "INSERT INTO audit (seq, at, actor, action, device, reason, detail, hash) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -138,18 +161,13 @@ impl Stored {
         holds.then_some(hash)
     }
 
-    fn public(self) -> Result<Row, Failure> {
-        let what = || format!("audit row {}", self.seq);
-        let action = serde_json::from_value(self.action.into())
-            .map_err(|error: serde_json::Error| Failure::corrupt(what(), error))?;
-        Ok(Row { seq: self.seq, row: NewRow { action, ..self.row }, hash: chain::hexadecimal(&self.hash) })
+    fn public(self) -> Row {
+        let row = NewRow { action: Action::of(self.action), ..self.row };
+        Row { seq: self.seq, row, hash: chain::hexadecimal(&self.hash) }
     }
 }
 
-/// An action as the table has it: the word the port's type is serialised as.
-fn word(action: Action) -> Result<String, Failure> {
-    match serde_json::to_value(action) {
-        Ok(serde_json::Value::String(word)) => Ok(word),
-        other => Err(Failure::corrupt("an audit action", format!("{other:?} is no word"))),
-    }
+/// A row of an action that this release does not know is another release's to append.
+fn unknown(action: &Action) -> Failure {
+    Failure::corrupt("an audit action", format!("{:?} is none of this release's", action.as_str()))
 }

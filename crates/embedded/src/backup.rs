@@ -3,10 +3,11 @@
 //! A backup is one SQLite file, its owner's alone, of one instant. It is copied page by page with pauses, from a
 //! connection that holds on to its snapshot, so that writers go on and the copy never starts anew. What they write
 //! meanwhile stays in the log, which grows by that much. The copy carries no epoch that could match (`epoch`), and
-//! it is given its name only when it has been checked.
+//! it is given its name only when it has been checked. Beside it is a file with its sum (`sum`), which comes last.
 
 mod check;
 mod restore;
+mod sum;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,8 +20,12 @@ use rusqlite::backup::{Backup, StepResult};
 
 pub use self::check::{Checked, check};
 pub use self::restore::{Restored, restore};
+pub use self::sum::sum_file;
 use crate::database::Database;
 use crate::{epoch, open};
+
+/// How many bytes of a file are read at once.
+const CHUNK: usize = 1024 * 1024;
 
 /// How fast a backup is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +99,10 @@ impl Database {
     /// Makes a backup at `to`, which must not exist, and checks it. Blocks for as long as it takes. Others read and
     /// write meanwhile.
     pub fn back_up(&self, to: &Path, pace: Pace, progress: Progress<'_>) -> Result<Checked, BackupError> {
-        if to.symlink_metadata().is_ok() {
-            return Err(BackupError::Exists(to.to_owned()));
+        for taken in [to.to_owned(), sum_file(to)] {
+            if taken.symlink_metadata().is_ok() {
+                return Err(BackupError::Exists(taken));
+            }
         }
         let part = beside(to, ".part");
         let made = self.copy(&part, pace, progress).and_then(|()| publish(&part, to));
@@ -146,15 +153,18 @@ fn run(
 
 /// Checks a copy and gives it its name, which nobody has taken meanwhile.
 fn publish(part: &Path, to: &Path) -> Result<Checked, BackupError> {
-    let checked = check(part)?;
+    let checked = check::examine(part)?;
     sync(part)?;
+    let sum = sum::of(part)?;
     fs::hard_link(part, to).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
         _ => BackupError::file(to)(error),
     })?;
     fs::remove_file(part).map_err(BackupError::file(part))?;
     sync_folder(to)?;
-    Ok(checked)
+    // Last: a sum without its backup would stand in the way of the next one.
+    sum::write(to, &sum)?;
+    Ok(Checked { sha256: sum, sum_matches: true, ..checked })
 }
 
 fn beside(path: &Path, end: &str) -> PathBuf {

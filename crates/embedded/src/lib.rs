@@ -45,7 +45,7 @@ mod shipping;
 mod turns;
 mod vault;
 
-pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore};
+pub use backup::{BackupError, Checked, Pace, Progress, Restored, check, restore, sum_file};
 pub use database::{Database, OpenOptions};
 pub use departure::{Departure, Left};
 pub use open::OpenError;

@@ -139,7 +139,7 @@ async fn what_was_put_back_is_noticed() {
         }
         let rows = opened[0].recent(9).await.unwrap();
         assert_eq!(rows.len(), 1, "{what}: {rows:?}");
-        assert_eq!((rows[0].row.action, rows[0].row.actor.as_str()), (Action::StoreRestored, "keyturn"));
+        assert_eq!((&rows[0].row.action, rows[0].row.actor.as_str()), (&Action::StoreRestored, "keyturn"));
     }
 }
 
@@ -244,7 +244,9 @@ async fn a_backup_has_what_was_there_when_it_began() {
     assert_eq!(fs::read(&to).unwrap(), before, "checking changes nothing");
     let names: Vec<_> =
         fs::read_dir(store.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(names.iter().all(|name| !name.to_str().unwrap().starts_with("backup.db.")), "{names:?}");
+    let beside: Vec<_> =
+        names.iter().filter(|name| name.to_str().unwrap().starts_with("backup.db.")).collect();
+    assert_eq!(beside, ["backup.db.sha256"], "{names:?}");
     let copy = Connection::open(&to).unwrap();
     let late: i64 = copy
         .query_row("SELECT count(*) FROM meta WHERE value = 'while it is made'", [], |row| row.get(0))
@@ -306,7 +308,84 @@ async fn a_damaged_backup_is_told() {
     assert_eq!(database.commit(vec![full]).await.unwrap(), [Committed::Applied]);
     let told = database.back_up(&store.path("lacking.db"), FAST, &mut |_, _| {}).unwrap_err().to_string();
     assert!(told.contains("lacks 1 version"), "{told}");
-    assert!(!store.path("lacking.db").exists() && !store.path("lacking.db.part").exists());
+    let left = ["lacking.db", "lacking.db.part", "lacking.db.sha256"];
+    assert!(left.into_iter().all(|name| !store.path(name).exists()));
+}
+
+/// Every bit of a few hundred bytes, on every page among them: SQLite's check alone misses most, the sum none.
+#[tokio::test]
+async fn no_changed_byte_goes_unnoticed() {
+    let store = Store::new();
+    let database = store.open();
+    put(&database, 1, sample::lane(1, 1)).await;
+    database.send(QueueName::Requests, vec![sample::message(1); 20]).await.unwrap();
+    let good = store.path("backup.db");
+    let made = database.back_up(&good, FAST, &mut |_, _| {}).unwrap();
+    assert!(made.sum_matches);
+    let told = std::process::Command::new("sha256sum")
+        .args(["--check", "--strict", "backup.db.sha256"])
+        .current_dir(store.folder.path())
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{told:?}");
+    let (bytes, bare) = (fs::read(&good).unwrap(), store.path("bare.db"));
+    let (mut tried, mut missed) = (0, 0);
+    for at in (0..bytes.len()).step_by(401).chain([bytes.len() - 1]) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        fs::write(&good, &changed).unwrap();
+        let error = check(&good).unwrap_err();
+        assert!(
+            matches!(&error, BackupError::Bad { detail, .. } if detail.contains("SHA-256")),
+            "{at}: {error}"
+        );
+        fs::write(&bare, &changed).unwrap();
+        tried += 1;
+        // What verify was before there were sums, and is without one.
+        missed += u32::from(check(&bare).is_ok_and(|checked| !checked.sum_matches));
+    }
+    assert!(tried > 500 && missed > tried / 2, "{missed} of {tried} are missed without the sum");
+    let path = store.path("keyturn.db");
+    drop(database);
+    let before = fs::read(&path).unwrap();
+    let error = restore(&good, &path, "one", &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("it is not what was made"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before, "nothing was put back");
+    fs::write(&good, [&bytes[..], b"x"].concat()).unwrap();
+    check(&good).unwrap_err();
+    fs::write(&good, &bytes[..bytes.len() - 1]).unwrap();
+    check(&good).unwrap_err();
+    fs::write(&good, &bytes).unwrap();
+    assert_eq!(check(&good).unwrap(), made);
+    for no_sum in ["", "x", &"0".repeat(63), &"g".repeat(64)] {
+        fs::write(store.path("backup.db.sha256"), no_sum).unwrap();
+        let error = check(&good).unwrap_err().to_string();
+        assert!(error.contains("backup.db.sha256") && error.contains("no SHA-256"), "{error}");
+    }
+    fs::remove_file(store.path("backup.db.sha256")).unwrap();
+    assert!(!check(&good).unwrap().sum_matches);
+    assert!(!restore(&good, &path, "two", &mut |_, _| {}).unwrap().backup.sum_matches);
+}
+
+/// A sum that is left over is nobody's to write over, and a name that would break a line is written as sha256sum does.
+#[tokio::test]
+async fn a_sum_is_written_as_sha256sum_reads_it() {
+    let store = Store::new();
+    let database = store.open();
+    fs::write(store.path("b.sha256"), "of an old one").unwrap();
+    let error = database.back_up(&store.path("b"), FAST, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(&error, BackupError::Exists(name) if name.ends_with("b.sha256")), "{error}");
+    assert!(!store.path("b").exists());
+    let odd = "a\\b\nc d.db";
+    database.back_up(&store.path(odd), FAST, &mut |_, _| {}).unwrap();
+    let told = std::process::Command::new("sha256sum")
+        .args(["--check", "--strict"])
+        .arg(format!("{odd}.sha256"))
+        .current_dir(store.folder.path())
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{told:?}");
+    assert!(check(&store.path(odd)).unwrap().sum_matches);
 }
 
 #[tokio::test]

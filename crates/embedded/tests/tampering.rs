@@ -10,7 +10,7 @@ use keyturn_domain::password::Password;
 use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{Database, MasterKey, MasterKeys, OpenOptions, SealedVault};
 use keyturn_ports::audit::chain;
-use keyturn_ports::audit::{Action, AuditSink as _, NewRow, Verified};
+use keyturn_ports::audit::{Action, AuditSink as _, NewRow, Verified, Wanted};
 use keyturn_ports::directory::{DeviceRecord, Directory as _, DirectoryAdmin as _};
 use keyturn_ports::vault::{Entry, NewVersion, Tags, Vault as _, VaultReader as _};
 use keyturn_ports::{Error, Kind};
@@ -107,6 +107,13 @@ async fn a_row_whose_action_is_of_a_later_release_is_linked_like_any_other() {
     };
     let rows = append("");
     assert_eq!(file.database.verify().await.unwrap(), Verified::Intact { rows });
+    // It is listed by its word, and found by it.
+    let later = Action::Later("OfALaterRelease".to_owned());
+    let wanted = Wanted { actions: vec![later.clone()], ..Wanted::default() };
+    for read in [file.database.recent(1), file.database.after(rows - 1, 9), file.database.select(wanted, 9)] {
+        let found = read.await.unwrap();
+        assert_eq!(found.iter().map(|row| &row.row.action).collect::<Vec<_>>(), [&later]);
+    }
     let seq = append("s");
     assert_eq!(
         file.database.verify().await.unwrap(),

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::Error;
 use keyturn_ports::audit::chain::{self, Hash, START};
-use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified, Wanted};
 
 use crate::database::{Database, Mode, Param};
 use crate::failure::Failure;
@@ -37,18 +37,14 @@ impl AuditSink for Database {
         self.retrying("trying the audit", async || probe(self, &row).await).await
     }
 
-    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
-        self.retrying("reading the audit", async || {
-            let found = self.read(audit!("ORDER BY seq DESC LIMIT $1"), &[&rows::count(limit)]).await?;
-            found.iter().map(|row| stored(row)?.public()).collect()
-        })
-        .await
+    async fn select(&self, wanted: Wanted, limit: usize) -> Result<Vec<Row>, Error> {
+        self.retrying("reading the audit", async || select(self, &wanted, limit).await).await
     }
 
     async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error> {
         self.retrying("reading the audit", async || {
             let found = self.read(AFTER, &[&rows::place(seq), &rows::count(limit)]).await?;
-            found.iter().map(|row| stored(row)?.public()).collect()
+            found.iter().map(|row| Ok(stored(row)?.public())).collect()
         })
         .await
     }
@@ -56,6 +52,26 @@ impl AuditSink for Database {
     async fn verify(&self) -> Result<Verified, Error> {
         self.retrying("checking the audit", async || verify(self).await).await
     }
+}
+
+/// Names compare by the letters a to z alone, whatever the database's language: as with the other engine.
+const WANTED: &str = audit!(
+    "WHERE ($1::bytea IS NULL OR device = $1) \
+     AND (cardinality($2::text[]) = 0 OR action = ANY ($2)) \
+     AND ($3::text IS NULL OR strpos(lower(actor COLLATE \"C\"), lower($3 COLLATE \"C\")) > 0) \
+     AND ($4::text IS NULL OR strpos(detail, $4) > 0) \
+     AND at >= $5 ORDER BY seq DESC LIMIT $6"
+);
+
+async fn select(database: &Database, wanted: &Wanted, limit: usize) -> Result<Vec<Row>, Failure> {
+    let device = wanted.device.as_ref().map(|device| device.as_bytes().as_slice());
+    let actions: Vec<String> = wanted.actions.iter().map(|action| rows::text(action.as_str())).collect();
+    let actor = wanted.actor.as_deref().map(rows::text);
+    let detail = wanted.detail.as_deref().map(rows::text);
+    let since = wanted.since.map_or(0, rows::to_column);
+    let params: [Param<'_>; 6] = [&device, &actions, &actor, &detail, &since, &rows::count(limit)];
+    let found = database.read(WANTED, &params).await?;
+    found.iter().map(|row| Ok(stored(row)?.public())).collect()
 }
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
@@ -122,7 +138,11 @@ impl Link {
             .map(|row| Ok::<_, Failure>((rows::number::<u64>(row, 0)?, hash(row, 1)?)))
             .transpose()?;
         let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
-        let action = word(row.action)?;
+        let unknown = || {
+            let what = format!("{:?} is none of this release's", row.action.as_str());
+            Failure::corrupt("an audit action", what)
+        };
+        let action = row.action.recordable().ok_or_else(unknown)?.to_owned();
         let hash = chain::link(&previous, seq, &row, &action).to_vec();
         let NewRow { at, actor, action: _, device, reason, detail } = row;
         let device = device.map(|device| device.as_bytes().to_vec());
@@ -202,18 +222,9 @@ impl Stored {
         holds.then_some(hash)
     }
 
-    fn public(self) -> Result<Row, Failure> {
+    fn public(self) -> Row {
         let Self { mut row, action, .. } = self;
-        row.row.action = serde_json::from_value(action.into())
-            .map_err(|error: serde_json::Error| Failure::corrupt(format!("audit row {}", row.seq), error))?;
-        Ok(row)
-    }
-}
-
-/// An action as the table has it: the word the port's type is serialised as.
-fn word(action: Action) -> Result<String, Failure> {
-    match serde_json::to_value(action) {
-        Ok(serde_json::Value::String(word)) => Ok(word),
-        other => Err(Failure::corrupt("an audit action", format!("{other:?} is no word"))),
+        row.row.action = Action::of(action);
+        row
     }
 }

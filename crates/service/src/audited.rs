@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keyturn_ports::Error;
-use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified};
+use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified, Wanted};
 
 /// The audit of a deployment, counted.
 pub(crate) struct Counted(pub(crate) Arc<dyn AuditSink>);
@@ -26,8 +26,8 @@ impl AuditSink for Counted {
         counted("probe", self.0.probe(row).await)
     }
 
-    async fn recent(&self, limit: usize) -> Result<Vec<Row>, Error> {
-        counted("read", self.0.recent(limit).await)
+    async fn select(&self, wanted: Wanted, limit: usize) -> Result<Vec<Row>, Error> {
+        counted("read", self.0.select(wanted, limit).await)
     }
 
     async fn after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error> {

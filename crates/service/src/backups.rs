@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-pub use keyturn_embedded::{Checked, Progress, Restored, check};
+pub use keyturn_embedded::{Checked, Progress, Restored, check, sum_file};
 
 use crate::config::Config;
 

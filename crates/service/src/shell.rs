@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,9 +23,8 @@ use crate::standing::{self, Part, Rhythm, Standings};
 use crate::supervise::Supervisor;
 use crate::{health, spans, telemetry};
 
-/// The arguments of every role.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Arguments {
     /// The configuration file.
     #[arg(long, env = "KEYTURN_CONFIG", default_value = "/etc/keyturn/keyturn.toml")]
@@ -81,7 +80,7 @@ pub fn run<F>(name: &'static str, role: impl FnOnce(Host) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), StartError>>,
 {
-    let arguments = Arguments::parse();
+    let arguments = arguments(name);
     let started = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::from);
     match started.and_then(|runtime| runtime.block_on(live(name, arguments, role))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,6 +89,31 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// What was said to the role `name`.
+fn arguments(name: &'static str) -> Arguments {
+    Arguments::from_arg_matches(&command(name).get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// The command line of the role `name`, whose `--help` begins with what the role does.
+fn command(name: &'static str) -> clap::Command {
+    let (program, does) = match name {
+        "ingress" => (
+            "keyturn-ingress",
+            "Keyturn's ingress: takes messages of devices over HTTP, and hands out answers.",
+        ),
+        "validator" => (
+            "keyturn-validator",
+            "Keyturn's validator: checks the messages of devices against the directory.",
+        ),
+        "rotator" => (
+            "keyturn-rotator",
+            "Keyturn's rotator: decides, makes passwords, keeps them in the vault, and signs every answer.",
+        ),
+        _ => ("keyturn-notifier", "Keyturn's notifier: has answers ready for devices, and delivers alarms."),
+    };
+    Arguments::command().name(program).about(does)
 }
 
 async fn live<F>(
@@ -232,4 +256,22 @@ pub fn obey_signals(host: &Host) -> std::io::Result<()> {
         std::process::exit(130);
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_of_a_role_begins_with_what_it_does() {
+        for role in ["ingress", "validator", "rotator", "notifier"] {
+            let help = command(role).render_help().to_string();
+            assert!(help.starts_with(&format!("Keyturn's {role}: ")), "{help}");
+            assert!(help.contains(&format!("keyturn-{role} [OPTIONS]")), "{help}");
+            assert_eq!(
+                command(role).render_version(),
+                format!("keyturn-{role} {}\n", env!("CARGO_PKG_VERSION"))
+            );
+        }
+    }
 }

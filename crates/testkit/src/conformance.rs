@@ -68,6 +68,8 @@ macro_rules! conformance {
         $crate::conformance!(@cases audit, $subject, [
             rows_are_numbered_from_one,
             recent_rows_come_newest_first,
+            wanted_rows_are_those_of_which_all_holds,
+            an_unknown_action_is_not_appended,
             pages_come_oldest_first,
             a_probe_leaves_no_row,
             an_untouched_chain_is_intact,

@@ -13,7 +13,7 @@ pub(crate) enum DeadLetters {
         queue: Option<String>,
         /// Only those that match, like 'reason:exhausted age:>10m'. The keys are reason, queue, device, label, group,
         /// age, attempts, error and id; a device goes by its id, name or serial; a hyphen in front turns a term into its opposite.
-        #[arg(long = "where", value_name = "FILTER")]
+        #[arg(long = "where", value_name = "FILTER", allow_hyphen_values = true)]
         filter: Option<String>,
         /// List every letter, newest first.
         #[arg(long)]
@@ -50,7 +50,7 @@ pub(crate) struct Letters {
     /// Their numbers. If one of them does not exist, nothing is done.
     pub(crate) ids: Vec<u64>,
     /// All that match, as in `dead-letters list`.
-    #[arg(long = "where", value_name = "FILTER", conflicts_with = "ids")]
+    #[arg(long = "where", value_name = "FILTER", conflicts_with = "ids", allow_hyphen_values = true)]
     pub(crate) filter: Option<String>,
 }
 

@@ -89,7 +89,8 @@ pub(crate) enum Vault {
     },
     /// Break-glass: write every password that a device may have now to a file, sealed to an offline key.
     Export(VaultExport),
-    /// Show what an export holds. Needs the file and the key's secret half, and no deployment.
+    /// Show what an export holds. Needs the file and the key's secret half, and no deployment: devices have the names that
+    /// they gave themselves.
     OpenExport(OpenExport),
 }
 

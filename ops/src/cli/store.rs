@@ -6,12 +6,14 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Backup {
-    /// Make a backup and check it. Everything else works on; the settings of the section `backup` say how fast it is.
+    /// Make a backup and check it, with its SHA-256 in a file beside it. Everything else works on; the settings of the
+    /// section `backup` say how fast it is.
     Create {
-        /// The backup's file, which must not exist.
+        /// The backup's file, which must not exist. Its SHA-256 is written to the same name with .sha256.
         to: PathBuf,
     },
-    /// Check a backup: every page, the schema, the vault against the ledger, the chain of the audit.
+    /// Check a backup: every byte by the SHA-256 beside it, every page, the schema, the vault against the ledger, the chain
+    /// of the audit.
     Verify {
         /// The backup.
         file: PathBuf,

@@ -3,24 +3,34 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use keyturn_ports::audit::{Action, Row, Verified};
+use keyturn_domain::ids::DeviceId;
+use keyturn_ports::audit::{Action, Row, Verified, Wanted};
+use serde_json::json;
 
 use super::{Deployment, anchor, export};
-use crate::cli::{Audit, Output};
-use crate::output;
+use crate::cli::{Audit, Output, Search};
+use crate::failure::usage;
 use crate::output::say;
+use crate::{output, resolve};
 
 pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<ExitCode> {
     let audit = deployment.engines.audit();
     match command {
-        Audit::List { limit } => list(deployment, &audit.recent(*limit).await?)?,
+        Audit::List(search) => search_for(deployment, search).await?,
         Audit::Export { since } => export::audit(deployment, since.as_deref()).await?,
         Audit::Anchor => anchor::make(deployment).await?,
         Audit::Verify { anchor: None } => return verify(deployment, &audit.verify().await?),
         Audit::Verify { anchor: Some(file) } => {
             let code = verify(deployment, &audit.verify().await?)?;
             let checked = anchor::check(deployment, file).await?;
-            eprintln!("{} anchors hold.", checked.anchors);
+            eprintln!(
+                "{}.",
+                if checked.anchors == 1 {
+                    "1 anchor holds".to_owned()
+                } else {
+                    format!("{} anchors hold", checked.anchors)
+                }
+            );
             for (kid, anchors) in checked.retired {
                 eprintln!(
                     "{anchors} of them are signed with {kid}, which was retired. If others may have had that key, they \
@@ -33,10 +43,47 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+async fn search_for(deployment: &Deployment, search: &Search) -> Result<()> {
+    let Search { limit, device, action, who, since } = search;
+    let audit = deployment.engines.audit();
+    let device = match device {
+        None => None,
+        // Of one that is nowhere any more there may be rows all the same.
+        Some(text) => Some(match DeviceId::parse_any_case(text) {
+            Ok(id) => id,
+            Err(_) => resolve::device(&deployment.engines, text).await?.id,
+        }),
+    };
+    let since = since.is_some().then(|| export::instant(since.as_deref())).transpose()?;
+    let actions: Vec<Action> = action.iter().map(|text| named(text)).collect();
+    if let [Action::Later(word)] = actions.as_slice() {
+        // What nobody ever did is a slip of the hand, and an empty list would hide that.
+        let any = Wanted { actions: actions.clone(), ..Wanted::default() };
+        if audit.select(any, 1).await?.is_empty() {
+            let known: Vec<&str> = Action::ALL.iter().map(self::word).collect();
+            let word = output::quoted(word);
+            return Err(usage(
+                "--action",
+                format_args!("{word}: there is none; there are {}", known.join(", ")),
+            ));
+        }
+    }
+    let wanted = Wanted { device, actions, actor: who.clone(), detail: None, since };
+    list(deployment, &audit.select(wanted, *limit).await?)
+}
+
+/// The action that was typed: its words or its one word, with hyphens or without, in upper or lower case.
+fn named(text: &str) -> Action {
+    let plain = |text: &str| text.replace([' ', '-', '_'], "").to_ascii_lowercase();
+    let typed = plain(text);
+    let meant = |known: &Action| [word(known), known.as_str()].into_iter().any(|one| plain(one) == typed);
+    Action::ALL.into_iter().find(meant).unwrap_or_else(|| Action::of(text.to_owned()))
+}
+
 fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
     let cells = rows.iter().map(|Row { seq, row, .. }| {
         let device = row.device.map(|device| device.to_string()).unwrap_or_default();
-        let action = word(row.action).to_owned();
+        let action = word(&row.action).to_owned();
         [
             seq.to_string(),
             output::when(row.at),
@@ -52,8 +99,13 @@ fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
 
 fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
     match (deployment.output, verified) {
-        (Output::Json, _) => output::json(verified)?,
-        (Output::Text, Verified::Intact { rows }) => say!("{rows} rows, the chain is whole"),
+        (Output::Json, Verified::Intact { rows }) => output::json(&json!({ "intact": true, "rows": rows }))?,
+        (Output::Json, Verified::Broken { seq }) => {
+            output::json(&json!({ "intact": false, "broken_at": seq }))?;
+        }
+        (Output::Text, Verified::Intact { rows }) => {
+            say!("{}, the chain is whole", output::count(*rows, "row"));
+        }
         (Output::Text, Verified::Broken { seq }) => {
             say!("row {seq} does not follow from the one before it: it or its neighbour was changed");
         }
@@ -61,7 +113,8 @@ fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
     Ok(if matches!(verified, Verified::Intact { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn word(action: Action) -> &'static str {
+/// What was done in words; by its one word if a later release did it.
+fn word(action: &Action) -> &str {
     match action {
         Action::SecretGet => "password revealed",
         Action::RotationForced => "rotation asked for",
@@ -79,5 +132,7 @@ fn word(action: Action) -> &'static str {
         Action::VaultExported => "vault exported",
         Action::VaultRebalanced => "vault rebalanced",
         Action::StoreMoved => "store moved",
+        Action::LogLevelChanged => "log level changed",
+        Action::Later(word) => word,
     }
 }

@@ -14,14 +14,14 @@ use keyturn_service::config::Config;
 use super::Deployment;
 use crate::cli::{Arguments, Backup, Output, Restore};
 use crate::operator;
-use crate::output::{self, say};
+use crate::output::{self, count, say};
 
 pub(super) async fn run(arguments: &Arguments, command: &Backup) -> Result<ExitCode> {
-    let checked = match command {
-        Backup::Create { to } => create(&Deployment::open(arguments)?, to).await?,
-        Backup::Verify { file } => backups::check(file)?,
+    let (checked, file) = match command {
+        Backup::Create { to } => (create(&Deployment::open(arguments)?, to).await?, to),
+        Backup::Verify { file } => (backups::check(file)?, file),
     };
-    tell(arguments.output, &checked)?;
+    tell(arguments.output, &checked, file)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -36,14 +36,34 @@ async fn create(deployment: &Deployment, to: &Path) -> Result<Checked> {
     Ok(made?)
 }
 
-fn tell(output: Output, checked: &Checked) -> Result<()> {
-    let Checked { schema, devices, lanes, issued, versions, missing: _, audit, dead_letters } = checked;
-    match output {
-        Output::Json => output::json(checked)?,
-        Output::Text => say!(
-            "sound: schema {schema}, {devices} devices, {lanes} lanes, {issued} versions issued, {versions} in the \
-             vault, {audit} audit rows in an unbroken chain, {dead_letters} dead letters"
-        ),
+/// Tells what is in a backup, and what was checked of it.
+fn tell(output: Output, checked: &Checked, file: &Path) -> Result<()> {
+    let sum = backups::sum_file(file);
+    let sum = sum.display();
+    if output == Output::Json {
+        output::json(checked)?;
+    } else {
+        let Checked { schema, sha256, sum_matches, .. } = checked;
+        let has = [
+            count(checked.devices, "device"),
+            count(checked.lanes, "lane"),
+            format!("{} issued", count(checked.issued, "version")),
+            format!("{} in the vault", checked.versions),
+            format!("{} in an unbroken chain", count(checked.audit, "audit row")),
+            count(checked.dead_letters, "dead letter"),
+        ];
+        say!("sound: schema {schema}, {}", has.join(", "));
+        if *sum_matches {
+            say!("checked: every byte, by the SHA-256 in {sum}");
+        }
+        say!("checked: pages and indexes, the schema, the vault against the ledger, the audit's chain");
+        say!("SHA-256 {sha256}");
+    }
+    if !checked.sum_matches {
+        eprintln!(
+            "There is no {sum}, so bytes that the other checks do not read may have changed unnoticed. Compare the \
+             SHA-256 with one that was noted elsewhere."
+        );
     }
     Ok(())
 }
@@ -63,12 +83,12 @@ pub(super) async fn restore(arguments: &Arguments, command: &Restore) -> Result<
     let deployment = Deployment::open(arguments).context("the backup is in place, and cannot be opened")?;
     let detail = format!("from {}", backup.display());
     deployment.record(Action::StoreRestored, None, &command.reason, &detail).await?;
-    tell(arguments.output, &checked)?;
+    tell(arguments.output, &checked, backup)?;
     if let Some(kept) = kept {
         eprintln!("The database that was replaced is {}: remove it when all is well.", kept.display());
     }
     eprintln!(
-        "Devices are heard anew. If there is a recovery log, run `keyturn vault recover` before the roles start."
+        "The database is known for restored, and the audit says so. Devices are heard anew. If there is a recovery log, run `keyturn vault recover` before the roles start."
     );
     Ok(ExitCode::SUCCESS)
 }

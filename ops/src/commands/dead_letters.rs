@@ -1,6 +1,7 @@
 //! `keyturn dead-letters`: looking at them, and putting them back on their way or away.
 
 mod archive;
+mod past;
 mod reconcile;
 mod select;
 mod work;
@@ -20,6 +21,7 @@ use keyturn_service::engines::Engines;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use self::past::Gone;
 use self::select::{Judged, Names, Selection};
 use super::Deployment;
 use crate::cli::{DeadLetters, Letters, Output};
@@ -75,13 +77,17 @@ async fn list(
         return tell_groups(deployment, &groups, now);
     }
     letters.truncate(limit);
+    let past = past::of(&deployment.engines, &letters).await?;
+    let first = |letter: &DeadLetter| Some(past.get(&letter.id)?.first()?.id.0);
     let cells = letters.iter().map(|letter| {
         let age = output::ago(letter.died, now);
         let (id, device) = (letter.id.0.to_string(), letter.message.device.to_string());
-        [id, letter.queue.to_string(), letter.reason.to_string(), age, device, last_error(letter)]
+        let first = first(letter).map(|first| first.to_string()).unwrap_or_default();
+        [id, first, letter.queue.to_string(), letter.reason.to_string(), age, device, last_error(letter)]
     });
-    let value: Vec<Value> = letters.iter().map(describe).collect();
-    output::table(deployment.output, ["ID", "QUEUE", "REASON", "AGE", "DEVICE", "LAST ERROR"], cells, &value)
+    let value: Vec<Value> = letters.iter().map(|letter| with_past(letter, past.get(&letter.id))).collect();
+    let headings = ["ID", "FIRST DIED AS", "QUEUE", "REASON", "AGE", "DEVICE", "LAST ERROR"];
+    output::table(deployment.output, headings, cells, &value)
 }
 
 /// Letters of one queue that died for one reason.
@@ -140,11 +146,15 @@ fn tell_groups(deployment: &Deployment, groups: &[Group], now: UnixMillis) -> Re
 }
 
 async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
-    let letter = find(&deployment.engines, id).await?;
+    let engines = &deployment.engines;
+    let Some(letter) = engines.dead_letters().find(id).await? else {
+        return past::show(engines, deployment.output, id).await;
+    };
+    let past = past::of(engines, std::slice::from_ref(&letter)).await?.remove(&id);
     let mut names = Names::new(deployment);
     let judged = names.judge(&letter).await?;
     if deployment.output == Output::Json {
-        let mut value = describe(&letter);
+        let mut value = with_past(&letter, past.as_ref());
         if let (Some(fields), Err(skip)) = (value.as_object_mut(), &judged) {
             fields.insert("left_out".to_owned(), json!(skip));
         }
@@ -155,7 +165,10 @@ async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
     say!("  message  {}", letter.message.request);
     say!("  trace    {}", trace(&letter));
     let (sent, died) = (output::when(letter.enqueued), output::when(letter.died));
-    say!("  sent     {sent}, died {died}, delivered {} times", letter.deliveries);
+    say!("  sent     {sent}, died {died}, delivered {}", output::count(letter.deliveries, "time"));
+    if let Some(told) = past.and_then(|past| past::told(&past, letter.queue)) {
+        say!("  before   {}", output::printable(told));
+    }
     say!("  attempts, the last {} of {}:", letter.attempts.len(), letter.deliveries);
     for attempt in &letter.attempts {
         say!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
@@ -221,7 +234,8 @@ pub(crate) async fn replay(
     replaying
         .end(plans.iter().filter(|(id, ..)| moved.contains(id)).map(|(id, queue, body)| (*id, *queue, body)));
     if moved.len() < plans.len() {
-        let text = format!("{} of {} dead letters were gone already", plans.len() - moved.len(), plans.len());
+        let (gone, all) = (plans.len() - moved.len(), output::count(plans.len(), "dead letter"));
+        let text = format!("of {all}, {gone} had gone already");
         return Err(Failure::Partial(text).into());
     }
     Ok(moved)
@@ -259,7 +273,34 @@ pub(super) struct OfDevice {
     pub(super) last_died_ms: UnixMillis,
     /// Whether all letters were looked at, or the newest alone.
     pub(super) complete: bool,
+    /// The newest of them.
+    pub(super) newest: Vec<Brief>,
 }
+
+/// One of them.
+#[derive(Serialize)]
+pub(super) struct Brief {
+    pub(super) id: DeadLetterId,
+    queue: QueueName,
+    reason: DeadReason,
+    died_ms: UnixMillis,
+    first_died_as: Option<DeadLetterId>,
+    /// What it was before, in words.
+    #[serde(skip)]
+    before: Option<String>,
+}
+
+impl Brief {
+    /// In a line.
+    pub(super) fn told(&self, now: UnixMillis) -> String {
+        let Self { id, queue, reason, died_ms, before, .. } = self;
+        let before = before.as_ref().map(|before| format!("; {before}")).unwrap_or_default();
+        format!("{} on {queue}, {reason}, died {} ago{before}", id.0, output::ago(*died_ms, now))
+    }
+}
+
+/// How many letters of a device are named.
+const NAMED: usize = 5;
 
 /// Letters that are looked through for those of one device, the newest.
 const LOOKED_THROUGH: usize = 5000;
@@ -267,20 +308,37 @@ const LOOKED_THROUGH: usize = 5000;
 /// The dead letters of a device among the newest; none if there are none.
 pub(super) async fn of_device(engines: &Engines, device: DeviceId) -> Result<Option<OfDevice>> {
     const PAGE: usize = 500;
-    let (mut before, mut seen, mut found) = (None, 0, None::<OfDevice>);
+    let (mut before, mut seen, mut count, mut newest, mut complete) = (None, 0, 0, Vec::new(), true);
     loop {
         let page = engines.letter_jobs().before(before, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(found) };
+        let Some(last) = page.last() else { break };
         before = Some(last.id);
         seen += page.len();
-        for letter in page.iter().filter(|letter| letter.message.device == device) {
-            let first = OfDevice { count: 0, last_died_ms: letter.died, complete: true };
-            found.get_or_insert(first).count += 1;
+        for letter in page.into_iter().filter(|letter| letter.message.device == device) {
+            count += 1;
+            if newest.len() < NAMED {
+                newest.push(letter);
+            }
         }
         if seen >= LOOKED_THROUGH {
-            return Ok(found.map(|found| OfDevice { complete: false, ..found }));
+            complete = false;
+            break;
         }
     }
+    let Some(last_died_ms) = newest.first().map(|letter| letter.died) else { return Ok(None) };
+    let past = past::of(engines, &newest).await?;
+    let brief = |letter: &DeadLetter| {
+        let past = past.get(&letter.id).map(Vec::as_slice).unwrap_or_default();
+        Brief {
+            id: letter.id,
+            queue: letter.queue,
+            reason: letter.reason,
+            died_ms: letter.died,
+            first_died_as: past.first().map(|first| first.id),
+            before: past::told(past, letter.queue),
+        }
+    };
+    Ok(Some(OfDevice { count, last_died_ms, complete, newest: newest.iter().map(brief).collect() }))
 }
 
 /// Letters that are being put back on their way, each of which is a span of its message's trace.
@@ -309,7 +367,10 @@ impl<'a> Replaying<'a> {
 async fn replay_by_number(deployment: &Deployment, ids: &[u64], reason: &str) -> Result<()> {
     let ids: Vec<DeadLetterId> = ids.iter().copied().map(DeadLetterId).collect();
     let moved = replay(&deployment.engines, &ids, &operator::name(), reason).await?;
-    eprintln!("{0} of {0} dead letters are on their way again.", moved.len());
+    eprintln!("{} on the way again.", output::are(moved.len(), "dead letter"));
+    eprintln!(
+        "One that dies again gets another number; `keyturn dead-letters show` of the old one tells it."
+    );
     Ok(())
 }
 
@@ -338,6 +399,19 @@ fn describe(letter: &DeadLetter) -> Value {
         "died_ms": letter.died, "deliveries": letter.deliveries, "attempts": letter.attempts,
         "replayable": replay::plan(letter).is_ok(), "message": redacted(&letter.message.body),
     })
+}
+
+/// The same, with the numbers that its message died under before.
+fn with_past(letter: &DeadLetter, past: Option<&Vec<Gone>>) -> Value {
+    let mut value = describe(letter);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert(
+            "first_died_as".to_owned(),
+            json!(past.and_then(|past| past.first()).map(|gone| gone.id)),
+        );
+        fields.insert("before".to_owned(), json!(past.map(Vec::as_slice).unwrap_or_default()));
+    }
+    value
 }
 
 /// The envelope without what makes its message usable: signatures are cut off, sealed results left out.

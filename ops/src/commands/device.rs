@@ -10,20 +10,17 @@ use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::LaneId;
 use keyturn_domain::span::Span;
 use keyturn_domain::standing;
-use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Action;
 use keyturn_ports::directory::{AlternativeSecurityId, DeviceRecord, DirectoryAdmin};
 use keyturn_schemas::certificate::DeviceCertificate;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
 use serde::Deserialize;
 
+use super::hold::FOR_GOOD;
 use super::{Deployment, rotate, show};
 use crate::cli::Device;
 use crate::failure::{Failure, no_reason, usage};
 use crate::{output, resolve};
-
-/// 9999-01-01: a hold that somebody has to end, by an instant that every column and calendar has room for.
-const FOR_GOOD: UnixMillis = UnixMillis(253_370_764_800_000);
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
     match command {
@@ -82,8 +79,9 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
     }
     let count = records.len();
     keep_groups(deployment, &mut records).await?;
-    put(deployment, records, &format!("imported {count} devices from {}", file.display())).await?;
-    eprintln!("{count} devices are in the directory.");
+    put(deployment, records, &format!("imported {} from {}", output::count(count, "device"), file.display()))
+        .await?;
+    eprintln!("{} in the directory.", output::are(count, "device"));
     Ok(())
 }
 
@@ -150,10 +148,8 @@ async fn hold(deployment: &Deployment, device: &str, span: Option<Span>, reason:
     need_reason(reason)?;
     let now = deployment.engines.clock().now();
     let until = span.map_or(FOR_GOOD, |span| now.plus(span.0));
-    let (end, detail) = match span {
-        Some(span) => (format!("until {}", output::when(until)), format!("for {span}")),
-        None => ("until it is released".to_owned(), "until released".to_owned()),
-    };
+    let end = super::hold::until(until);
+    let detail = span.map_or_else(|| "until released".to_owned(), |span| format!("for {span}"));
     deployment.record(Action::RotationHeld, Some(named.id), reason, &detail).await?;
     match deployment.engines.ledger_operator().hold(named.id, until).await? {
         0 => eprintln!("{} has no password yet, so there is nothing to hold.", named.title()),

@@ -9,7 +9,7 @@ use keyturn_service::shipping::names::Names;
 
 use super::Deployment;
 use crate::failure::usage;
-use crate::output::json_line;
+use crate::output::{json_line, quoted};
 
 /// Rows read at once.
 const PAGE: usize = 500;
@@ -46,7 +46,15 @@ pub(super) async fn events(deployment: &Deployment, since: Option<&str>) -> Resu
     }
 }
 
-fn instant(text: Option<&str>) -> Result<UnixMillis> {
-    let wrong = || usage("--since", "expected an instant like 2026-11-22T00:00:00Z");
+pub(super) fn instant(text: Option<&str>) -> Result<UnixMillis> {
+    let wrong = || {
+        usage(
+            "--since",
+            format_args!(
+                "{}: expected an instant like 2026-11-22T00:00:00Z",
+                quoted(text.unwrap_or_default())
+            ),
+        )
+    };
     text.map_or(Ok(UnixMillis(0)), |text| parse_rfc3339(text).ok_or_else(wrong))
 }

@@ -6,6 +6,7 @@ use keyturn_service::fleet::{self, Report, Surveyed, Surveyor};
 use serde_json::json;
 
 use super::Deployment;
+use super::hold::{self, Hold};
 use crate::cli::Output;
 use crate::failure::Failure;
 use crate::output;
@@ -19,7 +20,7 @@ pub(super) async fn run(deployment: &Deployment, list: bool, last: bool) -> Resu
         let mut devices = Vec::new();
         surveyor.each(|one, _| devices.push(one)).await?;
         devices.sort_unstable();
-        return table(deployment, &devices);
+        return table(deployment, &devices).await;
     }
     let report = surveyor.survey(&deployment.config.sections.fleet).await?;
     counts(deployment, &report)
@@ -44,12 +45,38 @@ fn counts(deployment: &Deployment, report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn table(deployment: &Deployment, devices: &[Surveyed]) -> Result<()> {
-    let cells = devices.iter().map(|one| {
+async fn table(deployment: &Deployment, devices: &[Surveyed]) -> Result<()> {
+    let (mut cells, mut values) = (Vec::new(), Vec::new());
+    for one in devices {
+        // Few are, and who holds them, until when and why is what comes next.
+        let held =
+            if one.state == DeviceStanding::OnHold { Some(held(deployment, one).await?) } else { None };
+        let (hold, told) = held.unwrap_or_default();
         let cap = one.capped_until.map_or_else(String::new, output::when);
-        [one.state.words().to_owned(), one.name.clone(), one.device_id.to_string(), cap]
-    });
-    output::table(deployment.output, ["STATE", "NAME", "DEVICE", "CAPPED UNTIL"], cells, &devices)
+        let device = one.device_id.to_string();
+        cells.push([one.state.words().to_owned(), one.name.clone(), device, cap, told]);
+        let mut value = serde_json::to_value(one)?;
+        if let (Some(fields), Some(hold)) = (value.as_object_mut(), hold) {
+            fields.insert("hold".to_owned(), serde_json::to_value(hold)?);
+        }
+        values.push(value);
+    }
+    output::table(deployment.output, ["STATE", "NAME", "DEVICE", "CAPPED UNTIL", "HELD"], cells, &values)
+}
+
+/// Who holds a device, and that in words.
+async fn held(deployment: &Deployment, one: &Surveyed) -> Result<(Option<Hold>, String)> {
+    let lanes = deployment.engines.ledger_reader().lanes(one.device_id).await?;
+    let hold = hold::of(&deployment.engines, one.device_id, &lanes).await?;
+    let refusals = lanes.iter().filter_map(|lane| lane.held_until).max();
+    let told = match (&hold, refusals) {
+        (Some(hold), _) => hold.told(),
+        (None, Some(until)) => {
+            format!("until {}: its operating system refused passwords", output::when(until))
+        }
+        (None, None) => String::new(),
+    };
+    Ok((hold, told))
 }
 
 async fn last_report(deployment: &Deployment) -> Result<()> {
@@ -62,7 +89,7 @@ async fn last_report(deployment: &Deployment) -> Result<()> {
         return output::json(&report);
     }
     counts(deployment, &report)?;
-    table(deployment, &report.named)?;
+    table(deployment, &report.named).await?;
     let (percent, limit) = (report.unwell_percent, deployment.config.sections.fleet.unwell_percent_warn);
     eprintln!(
         "Of {}. {} of the never escrowed have no lane. {percent} % of {} listed devices are overdue, unverified or \

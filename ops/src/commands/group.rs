@@ -69,10 +69,10 @@ async fn set(deployment: &Deployment, group: GroupId, file: &Path) -> Result<()>
     }
     let joined = changed.iter().filter(|(_, joins)| *joins).count();
     let left = changed.len() - joined;
-    let detail = format!("group {group}: {joined} devices joined, {left} left");
+    let detail = format!("group {group}: {} joined, {left} left", output::count(joined, "device"));
     deployment.record(Action::DirectoryChanged, None, "", &detail).await?;
     admin.regroup(group, changed).await?;
-    eprintln!("The group has {count} devices: {joined} joined, {left} left.");
+    eprintln!("The group has {}: {joined} joined, {left} left.", output::count(count, "device"));
     if !deployment.config.policies.directory_groups().contains(&group) {
         eprintln!("No policy goes by it yet: name it in the groups of a [[policy]]; see docs/POLICY.md.");
     }

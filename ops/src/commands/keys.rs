@@ -162,7 +162,8 @@ async fn refuse_while_it_seals(deployment: &Deployment, keys: &[FiledKey], id: K
         return Ok(());
     }
     let mend = "seal them anew with `keyturn vault rekey`";
-    Err(Failure::Conflict(format!("{under} versions are sealed under key {}; {mend}", id.0)).into())
+    Err(Failure::Conflict(format!("{} sealed under key {}; {mend}", output::are(under, "version"), id.0))
+        .into())
 }
 
 /// A retired master key still opens the backups of its time, so it is put aside and not destroyed.

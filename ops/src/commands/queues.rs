@@ -1,6 +1,5 @@
 //! `keyturn queues`.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -65,7 +64,7 @@ fn moving(deployment: &Deployment, rows: &[Row], now: UnixMillis) -> Result<()> 
     if deployment.output == Output::Json {
         return output::json_line(&serde_json::json!({"at_ms": now, "queues": rows}));
     }
-    let back = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
+    let back = if output::is_obeyed_by_stdout() { "\u{1b}[H\u{1b}[2J" } else { "" };
     say!("{back}{}", output::when(now));
     let rate = |rate: Option<u64>| rate.map_or_else(|| "–".to_owned(), |rate| rate.to_string());
     let wide = rows.iter().map(|row| {

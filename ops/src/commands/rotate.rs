@@ -4,14 +4,17 @@
 //! command may be killed at any moment: what was asked stays asked, and the rest is done by the same command again or
 //! by `--resume`.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keyturn_domain::ids::DeviceId;
-use keyturn_domain::lane::Lane;
+use keyturn_domain::ids::{DeviceId, LaneId};
+use keyturn_domain::lane::{Lane, LaneEvent};
 use keyturn_domain::standing;
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::{Action, NewRow};
+use keyturn_ports::ledger::{Event, Happening};
 use keyturn_ports::rotations::{Job, JobId, NewJob, Step};
 use keyturn_schemas::envelope::{parse_rfc3339, rfc3339};
 use serde_json::json;
@@ -100,7 +103,7 @@ async fn many(deployment: &Deployment, rotate: &RotateNow, reason: &str) -> Resu
         action: Action::RotationForced,
         device: None,
         reason: reason.to_owned(),
-        detail: format!("{selection}: {} devices{pace}", devices.len()),
+        detail: format!("{selection}: {}{pace}", output::count(devices.len(), "device")),
     };
     let begun = jobs.begin(NewJob { row, selection, per_minute, devices }).await;
     let id = begun.context("the command could not be recorded, so nothing was done")?;
@@ -156,7 +159,8 @@ async fn plan(deployment: &Deployment, devices: &[DeviceId], per_minute: Option<
             "without_password": without, "capped": capped, "minutes": minutes,
         }));
     }
-    say!("{} devices with {lanes} open lanes would be asked for a new password.", devices.len());
+    let (some, open) = (output::count(devices.len(), "device"), output::count(lanes, "open lane"));
+    say!("{some} with {open} would be asked for a new password.");
     say!("Of these, {waiting} were asked before and have not rotated yet; {without} have no open lane.");
     if capped > 0 {
         say!(
@@ -169,11 +173,7 @@ async fn plan(deployment: &Deployment, devices: &[DeviceId], per_minute: Option<
     Ok(())
 }
 
-/// Whether a rotation is asked for already, for each open lane of a device.
-async fn open_lanes(deployment: &Deployment, device: DeviceId) -> Result<Vec<bool>> {
-    Ok(open(&deployment.engines.ledger_reader().lanes(device).await?))
-}
-
+/// Whether a rotation is asked for already, for each open lane.
 fn open(lanes: &[Lane]) -> Vec<bool> {
     lanes.iter().filter(|lane| lane.closed.is_none()).map(|lane| lane.forced.is_some()).collect()
 }
@@ -200,7 +200,11 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
     }
     bar.finish_and_clear();
     let job = jobs.job(id).await?.context("the job is gone")?;
-    eprintln!("All {} devices of job {} are asked; each rotates at its next check-in.", job.asked, id.0);
+    eprintln!(
+        "{} of job {} are asked; each rotates at its next check-in: `keyturn device rotations` tells how many have.",
+        output::count(job.asked, "device"),
+        id.0
+    );
     if deployment.output == Output::Json {
         output::json(&json!({"job": job, "lanes_asked_now": lanes, "finished": true}))?;
     }
@@ -215,14 +219,63 @@ fn bar(job: &Job) -> ProgressBar {
     bar.with_position(job.asked)
 }
 
+/// Facts about a device that are looked through for the rotation that was asked for.
+const FACTS: usize = 200;
+
+/// Whether a device has done what was asked of it at `asked`: each lane that was there then and is open confirmed a version
+/// that was made later. Once so, it stays so, whatever is asked of it afterwards.
+async fn is_met(deployment: &Deployment, device: DeviceId, asked: UnixMillis) -> Result<bool> {
+    let ledger = deployment.engines.ledger_reader();
+    let lanes = ledger.lanes(device).await?;
+    let asked_of = lanes.iter().filter(|lane| lane.closed.is_none() && lane.opened <= asked);
+    let mut again = Vec::new();
+    for lane in asked_of {
+        match lane.forced {
+            None => {}
+            Some(forced) if forced <= asked => return Ok(false),
+            Some(_) => again.push(lane.key.id()),
+        }
+    }
+    if again.is_empty() {
+        return Ok(true);
+    }
+    // It was asked once more since, and what the lane has is that alone. The timeline has what was before.
+    let facts = ledger.timeline(device, FACTS).await?;
+    Ok(again.into_iter().all(|lane| rotated_since(&facts, lane, asked)))
+}
+
+/// Whether the timeline, newest first, has a version that was made for this lane at `asked` or later and was confirmed.
+fn rotated_since(facts: &[Event], lane: LaneId, asked: UnixMillis) -> bool {
+    // So much happened since that the rest was not read: it has rotated many times.
+    if facts.len() >= FACTS && facts.iter().all(|fact| fact.at > asked) {
+        return true;
+    }
+    let mut confirmed = BTreeSet::new();
+    for fact in facts.iter().filter(|fact| fact.at >= asked) {
+        match &fact.what {
+            Happening::Lane { lane: of, event: LaneEvent::PasswordConfirmed { version } } if *of == lane => {
+                confirmed.insert(*version);
+            }
+            Happening::Lane { lane: of, event: LaneEvent::PasswordMinted { version, .. } }
+                if *of == lane && confirmed.contains(version) =>
+            {
+                return true;
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
 pub(super) async fn list(deployment: &Deployment, limit: usize) -> Result<()> {
     let jobs = deployment.engines.rotations();
     let (mut cells, mut values) = (Vec::new(), Vec::new());
     for job in jobs.jobs(limit).await? {
         let mut rotated: u64 = 0;
         for (device, asked) in jobs.devices_of(job.id).await? {
-            let met = asked.is_some() && !open_lanes(deployment, device).await?.contains(&true);
-            rotated += u64::from(met);
+            if let Some(asked) = asked {
+                rotated += u64::from(is_met(deployment, device, asked).await?);
+            }
         }
         let of = |count: u64| format!("{count}/{}", job.devices);
         let (id, at) = (job.id.0.to_string(), output::when(job.at));

@@ -1,8 +1,11 @@
 //! `keyturn device list` and `device show`: what is known of devices, in words. No password, ever.
 
+mod json;
+
 use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
+use keyturn_domain::policies::Policies;
 use keyturn_domain::span::Span;
 use keyturn_domain::standing::{self, Cap};
 use keyturn_domain::time::UnixMillis;
@@ -12,6 +15,7 @@ use keyturn_ports::{Error, Kind};
 use serde::Serialize;
 use serde_json::json;
 
+use super::hold::{self, Hold};
 use super::{Deployment, dead_letters};
 use crate::cli::Output;
 use crate::output;
@@ -22,6 +26,8 @@ use crate::resolve::Named;
 const PAGE: usize = 500;
 /// Facts of the timeline shown.
 const TIMELINE: usize = 20;
+/// Facts of the timeline that the last refusal is looked for in.
+const LOOKED_THROUGH: usize = 200;
 
 pub(super) async fn list(deployment: &Deployment) -> Result<()> {
     let ledger = deployment.engines.ledger_reader();
@@ -96,64 +102,78 @@ fn describe(listed: Listed, lanes: &[Lane]) -> Listing {
     Listing { device_id: listed.id, name, enabled, password: state(lanes) }
 }
 
+/// All that is told of a device.
+struct Page<'a> {
+    named: &'a Named,
+    lanes: &'a [Lane],
+    /// Newest first, more of it than is shown.
+    timeline: &'a [Event],
+    letters: Option<dead_letters::OfDevice>,
+    hold: Option<Hold>,
+}
+
 pub(super) async fn one(deployment: &Deployment, named: &Named) -> Result<()> {
-    let ledger = deployment.engines.ledger_reader();
+    let (engines, now) = (&deployment.engines, deployment.engines.clock().now());
+    let ledger = engines.ledger_reader();
     let lanes = ledger.lanes(named.id).await?;
-    let timeline = ledger.timeline(named.id, TIMELINE).await?;
-    let letters = dead_letters::of_device(&deployment.engines, named.id).await?;
+    let mut timeline = ledger.timeline(named.id, LOOKED_THROUGH).await?;
+    let letters = dead_letters::of_device(engines, named.id).await?;
+    let hold = hold::of(engines, named.id, &lanes).await?;
+    let page = Page { named, lanes: &lanes, timeline: &timeline, letters, hold };
     if deployment.output == Output::Json {
-        let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
-        return output::json(&json!({
-            "device": named.record, "lanes": lanes, "timeline": timeline, "dead_letters": letters,
-            "state": standing::standing(named.record.is_some(), &lanes, policies, now),
-            "due_ms": standing::next_due(&lanes, policies),
-            "capped_until_ms": standing::capped(&lanes, policies, now).map(|cap| cap.until),
-        }));
+        return output::json(&json::page(&page, &deployment.config.policies, now)?);
     }
+    let Page { letters, hold, .. } = page;
     say!("{}", named.title());
     say!("  {}", about(named.record.as_ref()));
     summary(deployment, named, &lanes, &timeline);
+    if let Some(hold) = hold {
+        say!("  held by an operator {}", output::printable(hold.told()));
+    }
     if let Some(letters) = letters {
         let least = if letters.complete { "" } else { "at least " };
-        let last = output::ago(letters.last_died_ms, deployment.engines.clock().now());
+        let last = output::ago(letters.last_died_ms, now);
         say!(
             "  dead letters: {least}{}, the last {last} ago; see `keyturn dead-letters list --each --where device:{}`",
             letters.count,
             named.id
         );
+        for letter in &letters.newest {
+            say!("    {}", output::printable(letter.told(now)));
+        }
     }
     for lane in &lanes {
-        let open = lane.is_open(
-            &lanes,
-            &deployment.config.policies.default_policy().rotation,
-            deployment.engines.clock().now(),
-        );
-        let closed = if open { "" } else { ", closed" };
-        let About { account_name, host, serial, .. } = &lane.about;
-        say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());
-        for candidate in lane.candidates() {
-            say!("    version {}  {}", candidate.version, standing(candidate.standing));
-        }
-        if let Some(at) = lane.restored {
-            say!(
-                "    the ledger was restored at {}, other versions may be in use: `device history`",
-                output::when(at)
-            );
-        }
-        if let Some(asked) = lane.forced {
-            say!("    a rotation was asked for at {}", output::when(asked));
-        }
-        if let Some(until) = lane.held_until {
-            say!("    held until {} because its operating system refused passwords", output::when(until));
-        }
-        if let Some(until) = lane.on_hold {
-            say!("    held by an operator until {}", output::when(until));
-        }
+        tell_lane(deployment, lane, &lanes, now);
     }
+    timeline.truncate(TIMELINE);
     for event in &timeline {
         say!("  {}  {}", output::when(event.at), output::printable(tell(event)));
     }
     Ok(())
+}
+
+/// A lane, the versions that may be in use, and what keeps it from another one now.
+fn tell_lane(deployment: &Deployment, lane: &Lane, lanes: &[Lane], now: UnixMillis) {
+    let open = lane.is_open(lanes, &deployment.config.policies.default_policy().rotation, now);
+    let closed = if open { "" } else { ", closed" };
+    let About { account_name, host, serial, .. } = &lane.about;
+    say!("  lane {}{closed}: account {account_name} on host {host}, serial {serial}", lane.key.id());
+    for candidate in lane.candidates() {
+        say!("    version {}  {}", candidate.version, standing(candidate.standing));
+    }
+    if let Some(at) = lane.restored {
+        let at = output::when(at);
+        say!("    the ledger was restored at {at}, other versions may be in use: `device history`");
+    }
+    if let Some(asked) = lane.forced {
+        say!("    a rotation was asked for at {}", output::when(asked));
+    }
+    if let Some(until) = lane.held_until.filter(|until| *until > now) {
+        say!("    held until {} because its operating system refused passwords", output::when(until));
+    }
+    if let Some(until) = lane.on_hold.filter(|until| *until > now) {
+        say!("    held by an operator {}", hold::until(until));
+    }
 }
 
 /// How it stands, when it was heard of, when the next password is due, and why it was refused last.
@@ -161,12 +181,17 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
     let (now, policies) = (deployment.engines.clock().now(), &deployment.config.policies);
     let standing = standing::standing(named.record.is_some(), lanes, policies, now);
     say!("  state: {}", standing.words());
-    match lanes.iter().filter_map(|lane| lane.last).map(|last| last.received).max() {
+    match last_heard(lanes) {
         Some(at) => say!("  last heard {}, {} ago", output::when(at), output::ago(at, now)),
-        None => say!("  never heard of"),
+        None => match timeline.first() {
+            Some(event) => {
+                say!("  last heard {}, and nothing of what it said was ever taken", output::when(event.at));
+            }
+            None => say!("  never heard of"),
+        },
     }
-    if let Some(lane) = lanes.iter().max_by_key(|lane| lane.last.map(|last| last.received)) {
-        say!("  policy: {}", policies.group_of(lane).map_or("default", |group| &group.name));
+    if let Some(policy) = policy(lanes, policies) {
+        say!("  policy: {policy}");
     }
     match standing::next_due(lanes, policies) {
         Some(due) if due <= now => say!("  the next password is due since {}", output::when(due)),
@@ -176,13 +201,28 @@ fn summary(deployment: &Deployment, named: &Named, lanes: &[Lane], timeline: &[E
     if let Some(cap) = standing::capped(lanes, policies, now) {
         say!("  {}", limit(&cap));
     }
-    let refusal = |event: &&Event| {
-        let refused = matches!(&event.what, Happening::Lane { event: LaneEvent::PasswordRefused { .. }, .. });
-        refused || matches!(event.what, Happening::RequestRefused { .. })
-    };
-    if let Some(event) = timeline.iter().find(refusal) {
+    if let Some(event) = last_refusal(timeline) {
         say!("  last refusal {}: {}", output::when(event.at), output::printable(tell(event)));
     }
+}
+
+/// When the device was last heard.
+fn last_heard(lanes: &[Lane]) -> Option<UnixMillis> {
+    lanes.iter().filter_map(|lane| lane.last).map(|last| last.received).max()
+}
+
+/// The policy of the lane that was heard last.
+fn policy<'a>(lanes: &[Lane], policies: &'a Policies) -> Option<&'a str> {
+    let lane = lanes.iter().max_by_key(|lane| lane.last.map(|last| last.received))?;
+    Some(policies.group_of(lane).map_or("default", |group| &group.name))
+}
+
+/// The newest refusal of a message, or of a password by the device's operating system.
+fn last_refusal(timeline: &[Event]) -> Option<&Event> {
+    timeline.iter().find(|event| {
+        let refused = matches!(&event.what, Happening::Lane { event: LaneEvent::PasswordRefused { .. }, .. });
+        refused || matches!(event.what, Happening::RequestRefused { .. })
+    })
 }
 
 /// The cap in words, and that nothing lifts it.

@@ -1,9 +1,11 @@
 //! `keyturn up`: all roles in one process.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keyturn_service::config::Config;
+use keyturn_service::shell::StartError;
 use keyturn_service::standing::Part;
 use keyturn_service::{levels, shell, spans, telemetry};
 use tracing::info;
@@ -45,7 +47,9 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     let exporting = spans::start(&host.config, "keyturn")?;
     shell::obey_signals(&host)?;
     let health = host.config.sections.health.all.clone();
-    let answering = shell::answer(&host, Part::All, &health, metrics).await?;
+    let answering = shell::answer(&host, Part::All, &health, metrics)
+        .await
+        .map_err(|error| taken(error, "health.all"))?;
     // The device API and the workers of four queues.
     host.supervisor.await_parts(5);
     if !host.unlock().await? {
@@ -53,7 +57,8 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     }
     let roles = Roles::new(host.clone());
     let workers = roles.work()?;
-    let (address, serving) = roles.serve().await?;
+    let (address, serving) =
+        roles.serve().await.map_err(|error| taken(error, "ingress.listen, or --listen,"))?;
     info!(address = %address, health, "all roles are up");
     serving.await??;
     host.stop.cancel();
@@ -63,4 +68,17 @@ pub(super) async fn run(arguments: &Arguments, up: &Up) -> Result<ExitCode> {
     answering.await?;
     exporting.finish().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which setting names an address that somebody has already: most often this command, run twice.
+fn taken(error: StartError, setting: &str) -> anyhow::Error {
+    let in_use = matches!(&error, StartError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse);
+    let error = anyhow::Error::new(error);
+    if !in_use {
+        return error;
+    }
+    error.context(format!(
+        "another process listens where {setting} says: one `keyturn up` is enough; a second one with the same data does no \
+         harm, and needs another ingress.listen and health.all"
+    ))
 }

@@ -60,7 +60,7 @@ async fn rekey(deployment: &Deployment) -> Result<ExitCode> {
         after = last;
     }
     progress.finish_and_clear();
-    eprintln!("{resealed} versions are sealed anew under key {front}.");
+    eprintln!("{} sealed anew under key {front}.", output::are(resealed, "version"));
     Ok(tell(&damaged))
 }
 
@@ -83,7 +83,8 @@ async fn wrap(deployment: &Deployment) -> Result<ExitCode> {
     let path = folder.join(format!("{VAULT}.key"));
     replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
     eprintln!(
-        "{wrapped} keys of the vault are wrapped by {by}. Keep that version: without it nothing opens."
+        "{} of the vault wrapped by {by}. Keep that version: without it nothing opens.",
+        output::count(wrapped, "key")
     );
     if were_plain {
         eprintln!("They lay on this disk as they are, and may be in its backups. New ones never did:");

@@ -16,7 +16,7 @@ use keyturn_service::shell::StartError;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 
-use crate::output::say;
+use crate::output::{self, say};
 use crate::roles::Roles;
 
 /// The demo's server.
@@ -60,9 +60,10 @@ impl Plant {
         let lost = std::mem::replace(&mut *rotator, fresh).await;
         let stored = self.cut.stored.load(Ordering::Relaxed);
         say!(
-            "  · the rotator is stopped hard{}: {stored} versions are in the vault and the ledger does not know; \
+            "  · the rotator is stopped hard{}: {} in the vault that the ledger does not know; \
              another one is started",
-            if lost.is_err_and(|error| error.is_cancelled()) { "" } else { " (it had ended)" }
+            if lost.is_err_and(|error| error.is_cancelled()) { "" } else { " (it had ended)" },
+            output::are(stored, "version")
         );
         Ok(())
     }

@@ -33,6 +33,29 @@ fn file(deployment: &Deployment) -> Connection {
     Connection::open(deployment.path("data/keyturn.db")).unwrap()
 }
 
+/// By the rule that roles go by: a group may read a key, and share the database.
+#[test]
+fn files_may_be_a_groups_and_not_the_worlds() {
+    let deployment = Deployment::init();
+    let (vault, database) = (deployment.path("data/keys/vault.key"), deployment.path("data/keyturn.db"));
+    let mode = |file: &std::path::Path, mode: u32| {
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    is(&deployment, "permissions", "Ok", "closed to others");
+    mode(&vault, 0o640);
+    mode(&database, 0o660);
+    is(&deployment, "permissions", "Ok", "closed to others; its group may read 1 key file");
+    is(&deployment, "keys", "Ok", "");
+    for exposed in [0o644, 0o660, 0o601] {
+        mode(&vault, exposed);
+        is(&deployment, "permissions", "Failed", "chmod 600");
+        is(&deployment, "keys", "Failed", "until then no role reads it");
+    }
+    mode(&vault, 0o600);
+    mode(&database, 0o664);
+    is(&deployment, "permissions", "Failed", "chmod o= ");
+}
+
 #[test]
 fn each_illness_is_told_with_its_mend() {
     let deployment = Deployment::init();
@@ -49,9 +72,6 @@ fn each_illness_is_told_with_its_mend() {
     is(&deployment, "root key", "Ok", "");
 
     let vault = deployment.path("data/keys/vault.key");
-    fs::set_permissions(&vault, fs::Permissions::from_mode(0o640)).unwrap();
-    is(&deployment, "permissions", "Failed", "chmod 600");
-    fs::set_permissions(&vault, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(&vault, deployment.path("vault.key")).unwrap();
     is(&deployment, "keys", "Failed", "vault");
     fs::rename(deployment.path("vault.key"), &vault).unwrap();

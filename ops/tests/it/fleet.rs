@@ -37,7 +37,7 @@ async fn every_state_is_counted_and_a_hold_is_an_operators_to_end() {
     };
     deployment.ok(&["device", "hold", &name, "--reason", "forensics"]);
     assert_eq!((devices(deployment, "on_hold"), versions(deployment)), (1, 1));
-    assert!(deployment.ok(&["device", "show", &name]).contains("held by an operator until 9999"));
+    assert!(deployment.ok(&["device", "show", &name]).contains("held by an operator until it is released"));
     deployment.ok(&["device", "rotate-now", &name, "--reason", "drill"]);
     let held = world.devices[0].agent().once().await;
     assert!(!held.is_ok_and(|outcome| matches!(outcome, keyturn_agent::Outcome::Rotated { .. })));
@@ -159,6 +159,13 @@ async fn the_fleet_is_reported_on_in_the_background() {
     assert!(shown.contains("never escrowed") && shown.contains("SPARE"), "{shown}");
     let doctor = text(&deployment.keyturn(&["doctor"]).stdout);
     assert!(doctor.contains("33 % of 3 listed devices"), "{doctor}");
+    // A day has not gone by since it was made. After one, the same report is a warning.
+    assert!(doctor.contains("ok      fleet") && doctor.contains("younger than that"), "{doctor}");
+    let made_long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(400_000);
+    let root = fs::File::options().append(true).open(deployment.path("data/root.pub.json")).unwrap();
+    root.set_modified(made_long_ago).unwrap();
+    let doctor = text(&deployment.keyturn(&["doctor"]).stdout);
+    assert!(doctor.contains("warning fleet") && doctor.contains("33 % of 3 listed devices"), "{doctor}");
     // It is not due again, whoever asks.
     let _third = up(deployment);
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;

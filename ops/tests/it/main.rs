@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod alarms;
+mod audit_list;
 #[cfg(feature = "azurite")]
 mod azure_pipeline;
 mod break_glass;
@@ -17,8 +18,10 @@ mod fleet;
 mod graph;
 mod groups;
 mod hostile;
+mod json_keys;
 mod key_vault;
 mod keys;
+mod letters_past;
 mod log_level;
 mod many_letters;
 mod metrics;
@@ -33,6 +36,7 @@ mod runbook;
 mod shipping;
 mod signing;
 mod telemetry;
+mod terminal;
 mod traces;
 mod units;
 mod upgrade;

@@ -64,24 +64,34 @@ async fn every_command_of_the_page_works_as_it_stands() {
             continue;
         }
         let answer = run(&line, &filled_in);
-        said.insert(line, answer);
+        said.entry(line).or_insert_with(String::new).push_str(&answer);
     }
-    assert_eq!((waits, said.len()), (1, 26), "{:?}", said.keys());
-    let of = |beginning: &str| {
-        said.iter().find(|(line, _)| line.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning}")).1
-    };
-    assert!(of("keyturn device show").contains("KT-0206"), "{}", of("keyturn device show"));
-    assert!(of("keyturn dead-letters show").contains("503 from «desk»"));
-    assert!(of("keyturn audit list").contains("the receiver is back"), "{}", of("keyturn audit list"));
-    assert!(of("keyturn audit verify").contains("the chain is whole"));
-    assert!(of("keyturn doctor").contains("the newest that this release knows"));
-    assert!(of("keyturn log-level info").contains("info,keyturn_rotator=debug, set in"));
-    assert!(of("keyturn keys list").contains("stamp"));
+    assert_eq!((waits, said.len()), (1, 27), "{:?}", said.keys());
+    what_was_said_is_true(&said);
     what_was_written_can_be_read(&folder);
     // The device that was refused is heard again.
     assert!(world.devices[0].agent().once().await.unwrap().is_success());
     world.devices[0].invariant_settled(&world.deployment);
     world.stop();
+}
+
+/// What the commands printed, by their lines.
+fn what_was_said_is_true(said: &BTreeMap<String, String>) {
+    let of = |beginning: &str| {
+        said.iter().find(|(line, _)| line.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning}")).1
+    };
+    assert!(of("keyturn device show").contains("KT-0206"), "{}", of("keyturn device show"));
+    assert!(of("keyturn dead-letters show").contains("503 from «desk»"));
+    let shown = of("keyturn dead-letters show");
+    assert!(shown.contains("is gone: replayed "), "{shown}");
+    let listed = of("keyturn audit list --limit");
+    assert!(listed.contains("the receiver is back"), "{listed}");
+    let of_one = of("keyturn audit list --device");
+    assert!(of_one.contains("by mistake") && !of_one.contains("rotation asked for"), "{of_one}");
+    assert!(of("keyturn audit verify").contains("the chain is whole"));
+    assert!(of("keyturn doctor").contains("the newest that this release knows"));
+    assert!(of("keyturn log-level info").contains("info,keyturn_rotator=debug, set in"));
+    assert!(of("keyturn keys list").contains("stamp"));
 }
 
 /// Completions that bash takes, and a manual page for each command.

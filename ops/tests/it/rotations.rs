@@ -92,6 +92,13 @@ async fn a_killed_command_goes_on_where_it_was_and_asks_nobody_twice() {
     assert_eq!(jobs(deployment)[0]["rotated"], devices);
     assert_eq!(jobs(deployment).len(), 1);
     assert!(deployment.ok(&["device", "rotations"]).contains("drill"));
+    // What is asked afterwards takes nothing back from it, neither while it waits nor when it is done.
+    deployment.ok(&["device", "rotate-now", "--all", "--reason", "another drill"]);
+    let rotated = |place: usize| jobs(deployment)[place]["rotated"].clone();
+    assert_eq!((rotated(1), rotated(0)), (devices.into(), 0.into()));
+    assert!(world.devices[0].agent().once().await.unwrap().is_success());
+    world.devices[0].invariant_settled(deployment);
+    assert_eq!((rotated(1), rotated(0)), (devices.into(), 1.into()));
     assert!(deployment.ok(&["audit", "verify"]).contains("the chain is whole"));
     world.stop();
 }

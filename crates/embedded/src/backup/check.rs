@@ -6,7 +6,7 @@ use keyturn_ports::audit::Verified;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
-use super::BackupError;
+use super::{BackupError, sum};
 use crate::{audit, rows, schema};
 
 /// What a backup has.
@@ -28,11 +28,23 @@ pub struct Checked {
     pub audit: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// SHA-256 of the file, in lower-case hexadecimal.
+    pub sha256: String,
+    /// Whether the file with its sum was there and said the same. Without it, changed bytes that none of the other checks
+    /// reads are not noticed.
+    pub sum_matches: bool,
 }
 
-/// Checks the file at `path`: SQLite's own check of all its pages and indexes, the schema, that the vault has what
-/// the ledger says, and the chain of the audit. Reads the whole file.
+/// Checks the file at `path`: its SHA-256, if the file with its sum is there; SQLite's own check of all its pages and
+/// indexes; the schema; that the vault has what the ledger says; and the chain of the audit. Reads the whole file.
 pub fn check(path: &Path) -> Result<Checked, BackupError> {
+    let sha256 = sum::of(path)?;
+    let sum_matches = sum::compare(path, sum::expected(path)?.as_deref(), &sha256)?;
+    Ok(Checked { sha256, sum_matches, ..examine(path)? })
+}
+
+/// The same without the sum.
+pub(super) fn examine(path: &Path) -> Result<Checked, BackupError> {
     let bad = |detail: String| BackupError::Bad { path: path.to_owned(), detail };
     let said = |error: rusqlite::Error| bad(error.to_string());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -64,9 +76,12 @@ pub fn check(path: &Path) -> Result<Checked, BackupError> {
         )?,
         audit: audit_rows(&file).map_err(&bad)?,
         dead_letters: count("SELECT count(*) FROM dead_letters")?,
+        sha256: String::new(),
+        sum_matches: false,
     };
     if checked.missing > 0 {
-        return Err(bad(format!("its vault lacks {} versions that its ledger knows", checked.missing)));
+        let some = if checked.missing == 1 { "version" } else { "versions" };
+        return Err(bad(format!("its vault lacks {} {some} that its ledger knows", checked.missing)));
     }
     Ok(checked)
 }

@@ -8,12 +8,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
+use sha2::{Digest as _, Sha256};
 
-use super::{BackupError, Checked, Progress, beside, check, create, remove_stale, sync_folder};
+use super::check::examine;
+use super::{BackupError, CHUNK, Checked, Progress, beside, create, remove_stale, sum, sync_folder};
 use crate::epoch;
 use crate::open::{lock, log_of};
-
-const CHUNK: usize = 1024 * 1024;
 
 /// What a restore did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,11 @@ pub fn restore(
     }
     let incoming = beside(path, ".restoring");
     remove_stale(&incoming)?;
-    let put = copy(from, &incoming, progress).and_then(|()| {
-        let backup = blank(&incoming).and_then(|()| check(&incoming))?;
+    let put = copy(from, &incoming, progress).and_then(|sha256| {
+        // Of what was copied, before anything is done with it.
+        let sum_matches = sum::compare(from, sum::expected(from)?.as_deref(), &sha256)?;
+        let checked = blank(&incoming).and_then(|()| examine(&incoming))?;
+        let backup = Checked { sha256, sum_matches, ..checked };
         Ok(Restored { backup, kept: replace(&incoming, path, stamp)? })
     });
     if put.is_err() {
@@ -51,20 +54,23 @@ pub fn restore(
     put
 }
 
-fn copy(from: &Path, to: &Path, progress: Progress<'_>) -> Result<(), BackupError> {
+/// Copies a file, and returns the SHA-256 of what it copied.
+fn copy(from: &Path, to: &Path, progress: Progress<'_>) -> Result<String, BackupError> {
     let read = |source| BackupError::Unread { path: from.to_owned(), source };
     let mut source = File::open(from).map_err(read)?;
     let all = source.metadata().map_err(read)?.len();
     let mut target = create(to)?;
-    let (mut chunk, mut done) = (vec![0; CHUNK], 0);
+    let (mut chunk, mut done, mut hash) = (vec![0; CHUNK], 0, Sha256::new());
     loop {
         let length = source.read(&mut chunk).map_err(read)?;
         let Some(filled) = chunk.get(..length).filter(|filled| !filled.is_empty()) else { break };
         target.write_all(filled).map_err(BackupError::file(to))?;
+        hash.update(filled);
         done += u64::try_from(length).unwrap_or(0);
         progress(done, all);
     }
-    target.sync_all().map_err(BackupError::file(to))
+    target.sync_all().map_err(BackupError::file(to))?;
+    Ok(sum::hex(hash))
 }
 
 /// A file that was copied by other means has an epoch that might match. It is opened for that only after SQLite has

@@ -5,8 +5,8 @@
 //! are ours. infra/azure/logs.json declares the same, and a test compares them.
 
 use keyturn_domain::lane::LaneEvent;
+use keyturn_ports::audit::Row;
 use keyturn_ports::audit::chain::hexadecimal;
-use keyturn_ports::audit::{Action, Row};
 use keyturn_ports::ledger::{Event, Happening};
 use keyturn_schemas::envelope::rfc3339;
 use serde_json::{Map, Value, json};
@@ -83,7 +83,8 @@ pub fn audit(row: &Row, named: &Named) -> Cells<13> {
         json!(at),
         json!(row.device),
         json!(row.actor),
-        json!(word(row.action)),
+        // CloudLAPS has one action, SecretGet; the others are ours.
+        json!(row.action),
         json!(named.computer),
         json!(named.serial),
         json!(at),
@@ -178,28 +179,6 @@ fn told(event: &Event) -> (String, String) {
         }
     };
     (result.to_owned(), message)
-}
-
-/// CloudLAPS has one action; the others are ours.
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::SecretGet => "SecretGet",
-        Action::RotationForced => "RotationForced",
-        Action::LaneClosed => "LaneClosed",
-        Action::HoldReleased => "HoldReleased",
-        Action::DirectoryChanged => "DirectoryChanged",
-        Action::DeadLettersReplayed => "DeadLettersReplayed",
-        Action::DeadLettersDiscarded => "DeadLettersDiscarded",
-        Action::RotationHeld => "RotationHeld",
-        Action::AuditAnchored => "AuditAnchored",
-        Action::VaultExported => "VaultExported",
-        Action::VaultRebalanced => "VaultRebalanced",
-        Action::StoreMoved => "StoreMoved",
-        Action::KeysChanged => "KeysChanged",
-        Action::VaultRecovered => "VaultRecovered",
-        Action::BackupMade => "BackupMade",
-        Action::StoreRestored => "StoreRestored",
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyturn_domain::span::Span;
 use keyturn_ports::Kind;
-use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified};
+use keyturn_ports::audit::{AuditSink, NewRow, Row, Verified, Wanted};
 use keyturn_ports::shipping::{Holder, Position};
 use keyturn_ports::upkeep::Forgotten;
 
@@ -73,7 +73,7 @@ impl AuditSink for NoAudit {
         Ok(())
     }
 
-    async fn recent(&self, _: usize) -> Result<Vec<Row>, Error> {
+    async fn select(&self, _: Wanted, _: usize) -> Result<Vec<Row>, Error> {
         Ok(Vec::new())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified};
+use keyturn_ports::audit::{Action, AuditSink, NewRow, Row, Verified, Wanted};
 
 use super::{Subject, sample};
 
@@ -58,6 +58,53 @@ pub async fn a_probe_leaves_no_row(subject: &impl Subject<Engine: AuditSink>) {
     audit.probe(row(9, Action::SecretGet)).await.unwrap();
     assert_eq!(audit.append(row(5, Action::SecretGet)).await.unwrap(), 5);
     assert_eq!(audit.verify().await.unwrap(), Verified::Intact { rows: 5 });
+}
+
+/// Every part of what is wanted has to hold, newest rows come first, and no more than asked for.
+pub async fn wanted_rows_are_those_of_which_all_holds(subject: &impl Subject<Engine: AuditSink>) {
+    let audit = subject.engine();
+    append_all(audit).await;
+    let other = NewRow {
+        actor: "uid 0 (Bob_%)".to_owned(),
+        detail: "job 7: a\\b".to_owned(),
+        ..row(5, Action::SecretGet)
+    };
+    audit.append(other).await.unwrap();
+    let places = async |wanted: Wanted, limit: usize| {
+        let found = audit.select(wanted, limit).await.unwrap();
+        found.into_iter().map(|row| row.seq).collect::<Vec<u64>>()
+    };
+    let none: [u64; 0] = [];
+    let all = Wanted::default;
+    let (named, told) = (
+        |name: &str| Wanted { actor: Some(name.to_owned()), ..all() },
+        |detail: &str| Wanted { detail: Some(detail.to_owned()), ..all() },
+    );
+    assert_eq!(places(all(), 9).await, [5, 4, 3, 2, 1]);
+    assert_eq!(places(Wanted { device: Some(sample::device(2)), ..all() }, 9).await, [2]);
+    assert_eq!(places(Wanted { device: Some(sample::device(1)), ..all() }, 9).await, none);
+    let reveals = || Wanted { actions: vec![Action::SecretGet], ..all() };
+    assert_eq!(places(reveals(), 9).await, [5, 1]);
+    assert_eq!(places(reveals(), 1).await, [5]);
+    let two = vec![Action::RotationForced, Action::DirectoryChanged];
+    assert_eq!(places(Wanted { actions: two, ..all() }, 9).await, [3, 2]);
+    let later = vec![Action::Later("OfALaterRelease".to_owned())];
+    assert_eq!(places(Wanted { actions: later, ..all() }, 9).await, none);
+    assert_eq!(places(named("ADA"), 9).await, [4, 3, 2, 1]);
+    assert_eq!(places(named("bob_%"), 9).await, [5], "no wildcards");
+    assert_eq!(places(named("a%a"), 9).await, none);
+    assert_eq!(places(told("7: a\\"), 9).await, [5]);
+    assert_eq!(places(told("JOB"), 9).await, none, "letter by letter");
+    assert_eq!(places(Wanted { since: Some(UnixMillis(4)), ..all() }, 9).await, [5, 4]);
+    assert_eq!(places(Wanted { since: Some(UnixMillis(u64::MAX)), ..all() }, 9).await, none);
+    assert_eq!(places(Wanted { since: Some(UnixMillis(2)), ..reveals() }, 9).await, [5]);
+}
+
+/// What a later release recorded is its to append.
+pub async fn an_unknown_action_is_not_appended(subject: &impl Subject<Engine: AuditSink>) {
+    let audit = subject.engine();
+    audit.append(row(1, Action::Later("OfALaterRelease".to_owned()))).await.unwrap_err();
+    assert_eq!(append_all(audit).await, [1, 2, 3, 4]);
 }
 
 /// Pages of rows come oldest first and do not overlap.

@@ -86,7 +86,7 @@ fn tell(queue: QueueName, compared: &Compared) -> u64 {
     }
     if *unindexed > 0 {
         eprintln!(
-            "{queue}: {unindexed} messages that another program gave up on are not in the index. Whoever looks after \
+            "{queue}: of the messages that another program gave up on, {unindexed} are not in the index. Whoever looks after \
              the store (the rotator, or `keyturn up`) takes them in every retention.every: see that it runs, and its log"
         );
     }

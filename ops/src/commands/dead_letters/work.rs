@@ -116,7 +116,7 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     archive::store(&path, &selection, &mut names, &plan).await.with_context(|| {
         format!("{}: the letters could not be archived, so nothing was done", path.display())
     })?;
-    eprintln!("{} dead letters are archived in {}.", plan.matched, path.display());
+    eprintln!("{} archived in {}.", output::are(plan.matched, "dead letter"), path.display());
     begin(deployment, Act::Discard, selection.words(), reason, None, plan).await
 }
 
@@ -126,18 +126,17 @@ async fn selected(deployment: &Deployment, filter: Option<&str>, ids: &[u64]) ->
 
 /// Has the queue's name typed: what is discarded does not come back by itself.
 fn confirm(queue: QueueName, count: usize, said: Option<&str>) -> Result<()> {
+    let letters = output::count(count, "dead letter");
     let typed = match said {
         Some(said) => said.to_owned(),
         None if std::io::stdin().is_terminal() => {
-            eprint!("{count} dead letters of {queue} will be discarded. Type the queue's name to confirm: ");
+            eprint!("{letters} of {queue} will be discarded. Type the queue's name to confirm: ");
             let mut line = String::new();
             std::io::stdin().lock().read_line(&mut line)?;
             line.trim().to_owned()
         }
         None => {
-            let text = format!(
-                "{count} dead letters of {queue} would be discarded; confirm with --yes-discard {queue}"
-            );
+            let text = format!("{letters} of {queue} would be discarded; confirm with --yes-discard {queue}");
             return Err(Failure::Usage(text).into());
         }
     };
@@ -228,9 +227,9 @@ async fn begin(
         device: None,
         reason: reason.to_owned(),
         detail: output::printable(format!(
-            "plan {}, {selection}: {} dead letters{pace}{left_out}",
+            "plan {}, {selection}: {}{pace}{left_out}",
             plan.name,
-            plan.eligible.len()
+            output::count(plan.eligible.len(), "dead letter")
         )),
     };
     let jobs = deployment.engines.letter_jobs();
@@ -292,10 +291,11 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
         );
         return Err(Failure::Interrupted(text).into());
     }
-    let word = if job.act == Act::Replay { "are on their way again" } else { "are discarded" };
-    eprintln!("{} of {} dead letters {word}.", job.moved, job.letters);
+    let word = if job.act == Act::Replay { "on the way again" } else { "discarded" };
+    eprintln!("{}: {} {word}.", output::count(job.letters, "dead letter"), job.moved);
     if job.moved < job.letters {
-        let text = format!("{} of {} dead letters were gone already", job.letters - job.moved, job.letters);
+        let (gone, all) = (job.letters - job.moved, output::count(job.letters, "dead letter"));
+        let text = format!("of {all}, {gone} had gone already");
         return Err(Failure::Partial(text).into());
     }
     Ok(())

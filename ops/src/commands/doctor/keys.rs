@@ -30,31 +30,54 @@ pub(in crate::commands) fn home(deployment: &Deployment) -> PathBuf {
     keys.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// Files that hold secrets, or sealed ones.
-fn private(deployment: &Deployment) -> Vec<PathBuf> {
-    let data = &deployment.config.sections.data;
-    let mut files = vec![data.file.clone()];
-    for suffix in ["-wal", "-shm"] {
-        let mut name = data.file.clone().into_os_string();
+/// The database, in which secrets are sealed. Roles that are users of their own share it as a group.
+fn database(deployment: &Deployment) -> Vec<PathBuf> {
+    let file = &deployment.config.sections.data.file;
+    let beside = ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = file.clone().into_os_string();
         name.push(suffix);
-        files.push(name.into());
-    }
+        PathBuf::from(name)
+    });
+    beside.into()
+}
+
+/// Files that hold secrets as they are.
+fn secrets(deployment: &Deployment) -> Vec<PathBuf> {
+    let data = &deployment.config.sections.data;
     let keys = fs::read_dir(&data.keys).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.extend(keys.filter(|path| path.extension().is_some_and(|extension| extension == "key")));
+    let mut files: Vec<PathBuf> =
+        keys.filter(|path| path.extension().is_some_and(|extension| extension == "key")).collect();
     files.extend(deployment.config.sections.alarms.webhook.iter().map(|webhook| webhook.secret_file.clone()));
     files
 }
 
+/// By the rule that the roles go by when they read a key: its group may read it, as with roles that are users of one
+/// group, and nobody else; nobody but its owner may write it. The database is its owner's and its group's.
 fn permissions(deployment: &Deployment) -> Check {
-    let open = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
-    let files = private(deployment);
-    let wrong: Vec<String> =
-        files.iter().filter(|path| open(path)).map(|path| path.display().to_string()).collect();
-    if wrong.is_empty() {
-        return Check::ok("permissions", format!("{} files are their owner's alone", files.len()));
+    const NAME: &str = "permissions";
+    let has = |path: &PathBuf, bits: u32| {
+        fs::metadata(path).is_ok_and(|found| found.permissions().mode() & bits != 0)
+    };
+    let named = |files: &[PathBuf], bits: u32| -> Vec<String> {
+        files.iter().filter(|path| has(path, bits)).map(|path| path.display().to_string()).collect()
+    };
+    let (secrets, database) = (secrets(deployment), database(deployment));
+    let (keys, data) = (named(&secrets, 0o037), named(&database, 0o007));
+    let wrong = [keys.clone(), data.clone()].concat().join(", ");
+    if !wrong.is_empty() {
+        let chmod = |mode: &str, files: &[String]| {
+            (!files.is_empty()).then(|| format!("chmod {mode} {}", files.join(" ")))
+        };
+        let mends: Vec<String> = [chmod("600", &keys), chmod("o=", &data)].into_iter().flatten().collect();
+        return Check::failed(NAME, format!("others may read or write {wrong}"), mends.join("; "));
     }
-    let mend = format!("chmod 600 {}", wrong.join(" "));
-    Check::failed("permissions", format!("others may read {}", wrong.join(", ")), mend)
+    let grouped = named(&secrets, 0o040).len();
+    let all = output::count(secrets.len() + database.len(), "file");
+    let shared = match grouped {
+        0 => String::new(),
+        some => format!("; its group may read {}", output::count(some, "key file")),
+    };
+    Check::ok(NAME, format!("{all} checked, closed to others{shared}"))
 }
 
 fn root(deployment: &Deployment) -> Check {

@@ -1,6 +1,10 @@
 //! The clock, the queues, the vault, the directory, the audit.
 
+use std::fs;
+use std::time::UNIX_EPOCH;
+
 use keyturn_domain::ids::DeviceId;
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Verified;
 use keyturn_ports::dead_letters::Strays;
 use keyturn_ports::queue::QueueName;
@@ -11,6 +15,7 @@ use keyturn_service::config::DirectoryEngine;
 use keyturn_service::fleet;
 
 use super::{Check, Deployment};
+use crate::commands::init::ROOT_PUBLIC_FILE;
 use crate::output;
 
 /// Versions opened to see whether the vault can be read.
@@ -145,7 +150,7 @@ async fn vault(deployment: &Deployment) -> Check {
     };
     match deployment.engines.vault_keeper(keys).check(0, OPENED).await {
         Ok(page) if page.damaged.is_empty() => {
-            Check::ok(NAME, format!("{} versions were opened", page.opened))
+            Check::ok(NAME, format!("{} opened", output::count(page.opened, "version")))
         }
         Ok(page) => {
             let found = format!("{} of {} versions cannot be opened", page.damaged.len(), page.opened);
@@ -189,7 +194,7 @@ async fn feed(deployment: &Deployment) -> Option<Check> {
         Ok(Standing { read: None, .. }) => Check::warning(NAME, "it was never read to its end", mend),
         Ok(Standing { read: Some(read), devices, .. }) => {
             let now = deployment.engines.clock().now();
-            let found = format!("{devices} devices, as of {} ago", output::ago(read, now));
+            let found = format!("{}, as of {} ago", output::count(devices, "device"), output::ago(read, now));
             if now.since(read) > feed.late {
                 Check::warning(NAME, found, mend)
             } else {
@@ -205,11 +210,12 @@ async fn fleet(deployment: &Deployment) -> Check {
     let (now, settings) = (deployment.engines.clock().now(), &deployment.config.sections.fleet);
     let report = match fleet::last(&*deployment.engines.chores()).await {
         Ok(Some(report)) => report,
-        Ok(None) => return Check::ok(NAME, "no report was made yet"),
+        Ok(None) => return Check::ok(NAME, "no report was made yet: the rotator makes one at its start"),
         Err(error) => return Check::failed(NAME, error.to_string(), "mend the database first"),
     };
     let (percent, listed, ago) = (report.unwell_percent, report.listed, output::ago(report.at, now));
-    let found = format!("{percent} % of {listed} listed devices had no fresh password {ago} ago");
+    let devices = output::count(listed, "listed device");
+    let found = format!("{percent} % of {devices} had no fresh password {ago} ago");
     if now.since(report.at) > settings.report_every.0 * 2 {
         return Check::warning(
             NAME,
@@ -217,16 +223,33 @@ async fn fleet(deployment: &Deployment) -> Check {
             "see whether the rotator runs, which makes the report, and its log",
         );
     }
+    if report.unwell && is_young(deployment).await {
+        let young = "the deployment is younger than that, and devices have yet to come";
+        return Check::ok(NAME, format!("{found}; {young}: `keyturn fleet` tells how it is now"));
+    }
     if report.unwell {
         return Check::warning(NAME, found, "`keyturn fleet --last-report` names devices");
     }
     Check::ok(NAME, found)
 }
 
+/// Whether the deployment was made within the time from one report to the next: by its root's public half, which nobody
+/// writes again, and by the first row of its audit, which moves along with it.
+async fn is_young(deployment: &Deployment) -> bool {
+    let root = fs::metadata(super::keys::home(deployment).join(ROOT_PUBLIC_FILE));
+    let made = root.and_then(|found| found.modified()).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let Some(made) = made.map(|since| UnixMillis(0).plus(since)) else { return false };
+    let first = deployment.engines.audit().after(0, 1).await.ok().and_then(|rows| Some(rows.first()?.row.at));
+    let now = deployment.engines.clock().now();
+    now.since(first.map_or(made, |first| first.min(made))) < deployment.config.sections.fleet.report_every.0
+}
+
 async fn audit(deployment: &Deployment) -> Check {
     const NAME: &str = "audit";
     match deployment.engines.audit().verify().await {
-        Ok(Verified::Intact { rows }) => Check::ok(NAME, format!("{rows} rows, the chain is whole")),
+        Ok(Verified::Intact { rows }) => {
+            Check::ok(NAME, format!("{}, the chain is whole", output::count(rows, "row")))
+        }
         Ok(Verified::Broken { seq }) => {
             let mend = "keep the file as evidence and compare with an export: docs/runbooks/audit-broken.md";
             Check::failed(NAME, format!("row {seq} does not follow from the one before it"), mend)

@@ -21,8 +21,8 @@ use keyturn_schemas::recovery::RecoveryPublic;
 use super::Deployment;
 use crate::cli::VaultExport;
 use crate::commands::device::need_reason;
-use crate::operator;
 use crate::reveal::{Look, Revealed};
+use crate::{operator, output};
 
 /// Devices read at once.
 const PAGE: usize = 500;
@@ -59,7 +59,8 @@ pub(super) async fn run(deployment: &Deployment, command: &VaultExport) -> Resul
     }
     placed.with_context(|| format!("{}: the export could not be made", command.to.display()))?;
     eprintln!(
-        "{versions} versions are in {}. Only the secret half of the key opens it.",
+        "{} in {}. Only the secret half of the key opens it.",
+        output::are(versions, "version"),
         command.to.display()
     );
     Ok(if missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })

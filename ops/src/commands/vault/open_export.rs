@@ -68,7 +68,10 @@ pub(in crate::commands) fn run(command: &OpenExport, output: Output) -> Result<E
     }
     let missing = end.map_or(0, |end| end.missing);
     if missing > 0 {
-        eprintln!("keyturn: {name}: {missing} versions are not in it, because the vault did not have them");
+        eprintln!(
+            "keyturn: {name}: {} not in it, because the vault did not have it",
+            output::are(missing, "version")
+        );
     }
     Ok(if whole && missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
 }

@@ -20,7 +20,7 @@ use super::Deployment;
 use crate::cli::{Output, VaultRebalance};
 use crate::commands::device::need_reason;
 use crate::failure::Failure;
-use crate::output::{self, say};
+use crate::output::{self, count, say};
 
 /// Devices read at once.
 const PAGE: usize = 500;
@@ -138,8 +138,13 @@ fn tell(deployment: &Deployment, command: &VaultRebalance, counts: &Counts) -> R
     let Counts { devices, astray, moved, disabled, damaged } = counts;
     match deployment.output {
         Output::Json => output::json(counts)?,
-        Output::Text if command.dry_run => say!("{astray} versions of {devices} devices would be moved"),
-        Output::Text => say!("{moved} versions of {devices} devices are moved, {disabled} old ones disabled"),
+        Output::Text if command.dry_run => {
+            say!("{} of {} would be moved", count(*astray, "version"), count(*devices, "device"));
+        }
+        Output::Text => {
+            let (moved, devices) = (count(*moved, "version"), count(*devices, "device"));
+            say!("moved {moved} of {devices}, and disabled {disabled} old ones");
+        }
     }
     Ok(if *damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
 }

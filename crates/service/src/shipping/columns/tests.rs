@@ -1,6 +1,6 @@
 use keyturn_domain::ids::{DeviceId, RequestId};
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::audit::NewRow;
+use keyturn_ports::audit::{Action, NewRow};
 
 use super::*;
 
