@@ -42,7 +42,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a new deployment: keys, root, key set, configuration and an empty database.
+    /// Make a new deployment: keys, root, key set, configuration and an empty database; or with --tables the tables of one
+    /// whose state is on PostgreSQL.
     Init(Init),
     /// Run all roles in one process.
     Up(Up),
@@ -140,8 +141,11 @@ pub(crate) struct Init {
     #[arg(default_value = "keyturn-data")]
     pub(crate) folder: PathBuf,
     /// The deployment's name: 1 to 64 characters of a-z 0-9 - . It cannot be changed later.
-    #[arg(long)]
-    pub(crate) name: String,
+    #[arg(long, required_unless_present = "tables")]
+    pub(crate) name: Option<String>,
+    /// Make the tables in the database that state.postgres.url of the configuration names, and nothing else.
+    #[arg(long, conflicts_with_all = ["name", "folder"])]
+    pub(crate) tables: bool,
 }
 
 #[derive(Debug, Args)]

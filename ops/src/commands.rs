@@ -77,7 +77,7 @@ impl Deployment {
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let open = || Deployment::open(&arguments);
     match &arguments.command {
-        Command::Init(init) => init::run(init)?,
+        Command::Init(init) => init::run(init, &arguments)?,
         Command::Up(up) => return Box::pin(up::run(&arguments, up)).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Group(group) => group::run(&open()?, group).await?,

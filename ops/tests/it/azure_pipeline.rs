@@ -52,6 +52,7 @@ impl Site {
         drop(engines);
         let site = Self { deployment, devices, azurite, database, vault, graph, logs, _identity: identity };
         site.configure(listen);
+        site.deployment.make_tables();
         site
     }
 
