@@ -96,8 +96,13 @@ pub(crate) enum Command {
     },
     /// Show how much running processes log, or change it, without a restart. Stays until --reset.
     LogLevel(LogLevel),
-    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
-    Doctor,
+    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing without --write.
+    Doctor {
+        /// Where versions are in Key Vault, try as well whether this identity may write there: this makes a disabled version
+        /// of the secret keyturn-doctor in each vault. Run it as who the rotator is.
+        #[arg(long)]
+        write: bool,
+    },
     /// Print what completes this command in a shell.
     Completions {
         /// The shell.

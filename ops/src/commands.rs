@@ -84,7 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
         Command::LogLevel(level) => log_level::run(&arguments, level)?,
-        Command::Doctor => return Box::pin(doctor::run(&arguments)).await,
+        Command::Doctor { write } => return Box::pin(doctor::run(&arguments, *write)).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
