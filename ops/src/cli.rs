@@ -44,7 +44,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a new deployment: keys, root, key set, configuration and an empty database.
+    /// Make a new deployment: keys, root, key set, configuration and an empty database; or with --tables the tables of one
+    /// whose state is on PostgreSQL.
     Init(Init),
     /// Run all roles in one process. Further processes of the deployment need addresses of their own.
     Up(Up),
@@ -97,8 +98,13 @@ pub(crate) enum Command {
     },
     /// Show how much running processes log, or change it, without a restart. Stays until --reset.
     LogLevel(LogLevel),
-    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing.
-    Doctor,
+    /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing without --write.
+    Doctor {
+        /// Where versions are in Key Vault, try as well whether this identity may write there: this makes a disabled version
+        /// of the secret keyturn-doctor in each vault. Run it as who the rotator is.
+        #[arg(long)]
+        write: bool,
+    },
     /// Print what completes this command in a shell.
     Completions {
         /// The shell.
@@ -145,8 +151,11 @@ pub(crate) struct Init {
     #[arg(default_value = "keyturn-data")]
     pub(crate) folder: PathBuf,
     /// The deployment's name: 1 to 64 characters of a-z 0-9 - . It cannot be changed later.
-    #[arg(long)]
-    pub(crate) name: String,
+    #[arg(long, required_unless_present = "tables")]
+    pub(crate) name: Option<String>,
+    /// Make the tables in the database that state.postgres.url of the configuration names, and nothing else.
+    #[arg(long, conflicts_with_all = ["name", "folder"])]
+    pub(crate) tables: bool,
 }
 
 #[derive(Debug, Args)]

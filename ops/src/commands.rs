@@ -78,14 +78,14 @@ impl Deployment {
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let open = || Deployment::open(&arguments);
     match &arguments.command {
-        Command::Init(init) => init::run(init)?,
+        Command::Init(init) => init::run(init, &arguments)?,
         Command::Up(up) => return Box::pin(up::run(&arguments, up)).await,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
         Command::LogLevel(level) => log_level::run(&arguments, level).await?,
-        Command::Doctor => return Box::pin(doctor::run(&arguments)).await,
+        Command::Doctor { write } => return Box::pin(doctor::run(&arguments, *write)).await,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,

@@ -55,7 +55,8 @@ pub(crate) fn no_reason() -> anyhow::Error {
 }
 
 fn is_no_database(cause: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::NoDatabase(_)))
+    let opened = cause.downcast_ref::<OpenError>();
+    opened.is_some_and(|error| matches!(error, OpenError::NoDatabase(_)) || error.has_no_tables())
 }
 
 /// What an engine that failed says can be done.

@@ -23,6 +23,7 @@ from azure.servicebus.exceptions import (
     MessageNotFoundError,
     OperationTimeoutError,
     ServiceBusAuthenticationError,
+    ServiceBusAuthorizationError,
     ServiceBusError,
     SessionCannotBeLockedError,
     SessionLockLostError,
@@ -92,6 +93,15 @@ def judge(fake):
         sessions(bus)
         next_sessions(fake, bus)
         trouble(fake, bus)
+    for right, refused in [("Listen", "sender"), ("Send", "receiver")]:
+        fake.tell(rights=[right])
+        with client(fake) as bus:
+            send = lambda: bus.get_queue_sender("plain").send_messages(ServiceBusMessage("x"))
+            receive = lambda: bus.get_queue_receiver("plain").receive_messages(1, max_wait_time=1)
+            may, may_not = (receive, send) if refused == "sender" else (send, receive)
+            raises(ServiceBusAuthorizationError, may_not)
+            may()
+    fake.tell(rights=["Listen", "Send"])
     with client(fake, "wrong") as bus:
         raises(ServiceBusAuthenticationError, lambda: bus.get_queue_sender("plain").send_messages(ServiceBusMessage("x")))
 

@@ -14,6 +14,7 @@ mod calls;
 mod copies;
 mod inventory;
 mod names;
+pub mod probe;
 mod resettling;
 mod shards;
 mod stored;

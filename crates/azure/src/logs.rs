@@ -5,7 +5,7 @@
 //! limits: learn.microsoft.com/azure/azure-monitor/service-limits#logs-ingestion-api). The service merges no repeats: a
 //! call whose outcome is unknown is made again, and its rows may be there twice.
 
-mod answer;
+pub(crate) mod answer;
 mod body;
 mod names;
 

@@ -241,6 +241,16 @@ impl ServiceBus {
         agrees.map_err(|wrong| wrong.during("asking Service Bus whether a queue requires sessions"))
     }
 
+    /// Whether this identity may send to a queue. Nothing is sent: a link to send by is attached, which the service refuses
+    /// to whoever may not.
+    ///
+    /// # Errors
+    /// What the service said.
+    pub async fn may_send(&self, queue: QueueName) -> Result<(), Error> {
+        let may = self.pair(queue).alive.may_send().await;
+        may.map_err(|wrong| wrong.during("asking Service Bus whether messages may be sent"))
+    }
+
     /// Looks for what the service itself gave up on, and puts it into the index. The service's copies stay.
     async fn sweep(&self, queue: QueueName) -> Result<(), Error> {
         let (pair, now) = (self.pair(queue), self.clock.now());

@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 use self::client::{Client, Received};
 use self::receipts::{Held, Receipts};
 use self::text::Head;
-use crate::transport::Reach;
+use crate::transport::{HttpsUrl, Reach};
 
 /// The most messages the service hands out at once.
 const AT_ONCE: usize = 32;
@@ -80,6 +80,11 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
+    /// Its origin, if it is reached over TLS.
+    pub fn origin(&self) -> Option<HttpsUrl> {
+        self.url.origin().ascii_serialization().parse().ok()
+    }
+
     /// The queues of the account at `url`, whose names begin with `prefix`.
     pub fn new(url: &str, prefix: &str) -> Result<Self, EndpointError> {
         let url: Url = url.parse().map_err(|_| EndpointError::Address)?;

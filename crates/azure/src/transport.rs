@@ -11,10 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
 use azure_core::http::{AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport, Url};
+use keyturn_domain::time::UnixMillis;
+use keyturn_ports::{Error, Kind};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
 
 use crate::failure::SetupError;
+use crate::logs::answer::date;
 
 /// How services are reached.
 #[derive(Clone, Debug)]
@@ -99,6 +102,21 @@ impl Reach {
             builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).map_err(told)?);
         }
         builder.build().map_err(told)
+    }
+
+    /// The time that a service tells with an answer, to the second; none if it tells none. What it is asked is nothing, without
+    /// a token, so the answer may as well be a refusal.
+    ///
+    /// # Errors
+    /// `Unavailable` if nobody answers there whom certificates vouch for.
+    pub async fn time_of(&self, url: &HttpsUrl) -> Result<Option<UnixMillis>, Error> {
+        const ASKING: &str = "asking a service for its time";
+        let client =
+            self.client(false).map_err(|error| Error::new(Kind::Denied, ASKING, error.to_string()))?;
+        let answer = client.get(url.with("/")).send().await.map_err(|_| {
+            Error::new(Kind::Unavailable, ASKING, format!("{url} did not answer over TLS that is trusted"))
+        })?;
+        Ok(date(answer.headers()))
     }
 
     /// Options for a client of the SDK that talks to one origin.

@@ -70,7 +70,7 @@ const IN_USE: &str = "SELECT count(*) FROM pg_catalog.pg_stat_activity \
 const NAME: &str = "keyturn-migrate";
 
 impl Arrival {
-    /// Opens the database, and makes the tables if there are none.
+    /// Opens the database, and makes the tables if there are none, nor anybody else's.
     pub fn open(
         settings: &Settings,
         clock: Arc<dyn Clock>,

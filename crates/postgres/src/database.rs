@@ -9,8 +9,8 @@ use futures_util::future::{try_join_all, try_join3};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::time::UnixMillis;
-use keyturn_ports::Error;
 use keyturn_ports::schema::Schema;
+use keyturn_ports::{Error, Kind};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tracing::debug;
@@ -77,6 +77,17 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
 }
 
+/// What became of [`Database::make`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Where the tables are, without anything secret.
+    pub place: String,
+    /// Whether they were made, or were there.
+    pub made: bool,
+    /// Whether somebody else's were there when they were made.
+    pub beside_others: bool,
+}
+
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Database").field("settings", self.inner.dialer.settings()).finish_non_exhaustive()
@@ -84,8 +95,31 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
+    /// Makes the tables of a new deployment, where there are none. Blocks for as long as the server takes.
+    ///
+    /// # Errors
+    /// As for [`Database::open`], but for [`OpenError::NoTables`].
+    pub fn make(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        times: Times,
+    ) -> Result<Made, OpenError> {
+        let looked = Self::open(settings, Arc::clone(&clock), Arc::clone(&entropy), times);
+        let (made, beside_others) = match looked {
+            Ok(_) => (false, false),
+            Err(OpenError::NoTables { others, .. }) => (true, others),
+            Err(error) => return Err(error),
+        };
+        let database = Self::open_for(settings, clock, entropy, times, Use::Making)?;
+        Ok(Made { place: database.place(), made, beside_others })
+    }
+
     /// Connects once to check the server and to bring the tables up to date, then lets go: further connections are
     /// made when somebody asks, by the runtime of whoever does. Blocks for as long as the server takes.
+    ///
+    /// # Errors
+    /// [`OpenError::NoTables`] where there are none, which are not made in passing.
     pub fn open(
         settings: &Settings,
         clock: Arc<dyn Clock>,
@@ -119,6 +153,17 @@ impl Database {
     /// Which schema it had when it was opened.
     pub fn schema(&self) -> Schema {
         self.inner.schema
+    }
+
+    /// The server's time.
+    pub async fn server_time(&self) -> Result<UnixMillis, Error> {
+        self.retrying("asking the server for its time", async || {
+            let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+            let found = self.read(sql, &[]).await?;
+            let row = found.first().ok_or_else(|| Failure::new(Kind::Corrupt, "no time"))?;
+            Ok(UnixMillis(u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default()))
+        })
+        .await
     }
 
     /// The time of this process.

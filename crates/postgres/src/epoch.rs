@@ -65,7 +65,7 @@ pub(crate) async fn settle(session: &Session, dialer: &Dialer) -> Result<(), Fai
     let compare = session.prepare(COMPARE).await?;
     let found = session.client().query_one(&compare, &[]).await?;
     let (was, is): (String, String) = (rows::column(&found, 0)?, rows::column(&found, 1)?);
-    if rows::column::<Option<&str>>(&found, 2)?.is_some() && dialer.use_of() == Use::Work {
+    if rows::column::<Option<&str>>(&found, 2)?.is_some() && dialer.use_of() != Use::Arrival {
         return Err(Failure::denied(arrival::NOT_THERE));
     }
     if was == is {

@@ -46,7 +46,7 @@ mod turns;
 mod vault;
 
 pub use arrival::{Arrival, Here, State};
-pub use database::{Database, Times};
+pub use database::{Database, Made, Times};
 pub use open::OpenError;
 pub use settings::{Limits, Settings, SettingsError, Tls};
 pub use vault::SealedVault;

@@ -90,6 +90,19 @@ pub enum OpenError {
         /// Its schema.
         found: u32,
     },
+    /// There are no tables of ours.
+    #[error(
+        "KT-0303: {place} has no tables of Keyturn{}: see that state.postgres.url names the right database; those of a new \
+         deployment are made by `keyturn init --tables`, which makes them beside others' too, those of one that moves by \
+         `keyturn migrate`",
+        besides(*others)
+    )]
+    NoTables {
+        /// The database.
+        place: String,
+        /// Whether there are others'.
+        others: bool,
+    },
     /// The state of another installation is on its way here, or went back.
     #[error("{place}: {}", arrival::NOT_THERE)]
     NotThere {
@@ -104,6 +117,10 @@ pub enum OpenError {
         /// What happened.
         detail: String,
     },
+}
+
+fn besides(others: bool) -> &'static str {
+    if others { ", and somebody else's" } else { "" }
 }
 
 /// Checks the server and the tables, on a connection and a thread of their own: callers are not always async, and
@@ -129,6 +146,7 @@ pub(crate) fn open(
         Ok(Ok(Checked::Usable(schema))) => Ok((dialer, connections, schema)),
         Ok(Ok(Checked::OldServer(found))) => Err(OpenError::OldServer { place, found }),
         Ok(Ok(Checked::Encoding(found))) => Err(OpenError::Encoding { place, found }),
+        Ok(Ok(Checked::Nothing { others })) => Err(OpenError::NoTables { place, others }),
         Ok(Ok(Checked::NotThere)) => Err(OpenError::NotThere { place }),
         Ok(Ok(Checked::Newer { found, oldest })) => Err(OpenError::Newer { place, found, oldest }),
         Ok(Ok(Checked::NewerToMove(found))) => Err(OpenError::NewerToMove { place, found }),
@@ -151,6 +169,7 @@ enum Checked {
     Newer { found: i64, oldest: i64 },
     NewerToMove(u32),
     NotThere,
+    Nothing { others: bool },
 }
 
 async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
@@ -171,13 +190,15 @@ async fn check(dialer: &Dialer) -> Result<Checked, Failure> {
     if row.try_get::<_, &str>(3)? == "off" {
         warn!(place = %dialer.settings(), "the server runs with fsync = off: a power loss can take what was promised");
     }
-    Ok(match schema::migrate(session.client()).await? {
+    Ok(match schema::migrate(session.client(), dialer.use_of()).await? {
+        Found::Nothing { others } => Checked::Nothing { others },
         Found::Usable(schema) => {
-            if schema.is_ahead() && dialer.use_of() != Use::Work {
+            if schema.is_ahead() && dialer.use_of() == Use::Arrival {
                 return Ok(Checked::NewerToMove(schema.found));
             }
             let state = arrival::state(&session).await?;
-            if dialer.use_of() == Use::Work && state.is_some_and(|state| state != arrival::State::Arrived) {
+            if dialer.use_of() != Use::Arrival && state.is_some_and(|state| state != arrival::State::Arrived)
+            {
                 return Ok(Checked::NotThere);
             }
             epoch::settle(&session, dialer).await?;

@@ -55,6 +55,8 @@ pub(crate) enum Use {
     Work,
     /// Moving the state into it.
     Arrival,
+    /// Making its tables, for a new deployment.
+    Making,
 }
 
 impl Dialer {

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::failure::Failure;
+use crate::pool::Use;
 
 /// Each makes a database one schema newer; the number of the schema is how many were applied.
 const MIGRATIONS: [&str; 6] = [
@@ -46,6 +47,11 @@ pub(crate) mod locks {
 pub(crate) enum Found {
     /// Tables that this release can use, though they may be of a later one.
     Usable(Schema),
+    /// No tables of ours.
+    Nothing {
+        /// Whether there are others'.
+        others: bool,
+    },
     /// Tables of a later release that does not allow this one to go on.
     Newer {
         /// Their schema.
@@ -56,9 +62,17 @@ pub(crate) enum Found {
 }
 
 /// Brings the database up to date, in one transaction and under a lock: of many processes that start at once one
-/// does it and the others find nothing left to do. Whoever finds nothing to do needs no right to change tables.
-pub(crate) async fn migrate(client: &Client) -> Result<Found, Failure> {
+/// does it and the others find nothing left to do. Whoever finds nothing to do needs no right to change tables. Where
+/// there are none nobody makes any in passing, and whoever moves a state makes them in an empty database alone: a name that
+/// was mistyped must not look like a deployment without devices, nor put tables beside somebody else's.
+pub(crate) async fn migrate(client: &Client, use_of: Use) -> Result<Found, Failure> {
     let (found, _) = applied(client).await?;
+    if found == 0 && use_of != Use::Making {
+        let others = has_others(client).await?;
+        if others || use_of == Use::Work {
+            return Ok(Found::Nothing { others });
+        }
+    }
     if found < KNOWN {
         let begin = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'";
         client.batch_execute(begin).await?;
@@ -95,6 +109,15 @@ async fn advance(client: &Client) -> Result<(), Failure> {
         client.execute("UPDATE keyturn.meta SET value = $1 WHERE key = 'schema'", &[&KNOWN]).await?;
     }
     Ok(())
+}
+
+/// Whether there are tables that are not ours, nor the server's own.
+pub(crate) async fn has_others(client: &Client) -> Result<bool, Failure> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c \
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+               WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('keyturn', 'pg_catalog', 'information_schema') \
+                   AND n.nspname NOT LIKE 'pg\\_%')";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
 /// The number of the schema and the oldest release's that may use it; 0 and 0 where there is none.

@@ -23,9 +23,9 @@ impl<E> Fresh<E> {
     fn with(engine: impl FnOnce(Database) -> E) -> Self {
         let (database, clock) = (TestDatabase::fresh(), ManualClock::default());
         let settings = Settings::new(&database.address(), None, Tls::Off, Limits::default()).unwrap();
-        let opened =
-            Database::open(&settings, Arc::new(clock.clone()), Arc::new(SystemEntropy), Times::Clock)
-                .unwrap();
+        let (time, entropy) = (Arc::new(clock.clone()), Arc::new(SystemEntropy));
+        assert!(Database::make(&settings, time.clone(), entropy.clone(), Times::Clock).unwrap().made);
+        let opened = Database::open(&settings, time, entropy, Times::Clock).unwrap();
         Self { engine: engine(opened), clock, _database: database }
     }
 }

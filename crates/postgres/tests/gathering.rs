@@ -25,7 +25,9 @@ fn request(n: u16) -> RequestId {
 
 fn open(database: &TestDatabase) -> Database {
     let settings = Settings::new(&database.address(), None, Tls::Off, Limits::default()).unwrap();
-    Database::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy), Times::Server).unwrap()
+    let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    Database::make(&settings, clock.clone(), entropy.clone(), Times::Server).unwrap();
+    Database::open(&settings, clock, entropy, Times::Server).unwrap()
 }
 
 fn result(n: u16) -> NewResult {

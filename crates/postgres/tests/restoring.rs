@@ -35,11 +35,13 @@ fn settings(database: &TestDatabase) -> Settings {
 
 fn open(database: &TestDatabase) -> Database {
     let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    Database::make(&settings(database), clock.clone(), entropy.clone(), Times::Server).unwrap();
     Database::open(&settings(database), clock, entropy, Times::Server).unwrap()
 }
 
 fn open_by(database: &TestDatabase, clock: &ManualClock) -> Database {
     let (clock, entropy) = (Arc::new(clock.clone()), Arc::new(SystemEntropy));
+    Database::make(&settings(database), clock.clone(), entropy.clone(), Times::Clock).unwrap();
     Database::open(&settings(database), clock, entropy, Times::Clock).unwrap()
 }
 

@@ -19,7 +19,7 @@ use keyturn_ports::ledger::{Commit, Committed, Ledger as _, LedgerReader as _, S
 use keyturn_ports::queue::{NewMessage, Queue as _, QueueName, Settlement};
 use keyturn_ports::results::{NewResult, Published, ResultBody, ResultReader as _, ResultWriter as _};
 use keyturn_ports::{Error, Kind};
-use keyturn_postgres::{Arrival, Database, Limits, OpenError, Settings, Times, Tls};
+use keyturn_postgres::{Arrival, Database, Limits, Made, OpenError, Settings, Times, Tls};
 use keyturn_testkit::conformance::sample;
 use keyturn_testkit::postgres::{Cluster, TestDatabase};
 
@@ -36,7 +36,13 @@ fn try_open(database: &TestDatabase) -> Result<Database, OpenError> {
     Database::open(&settings(database), Arc::new(SystemClock), Arc::new(SystemEntropy), Times::Server)
 }
 
+fn make(database: &TestDatabase) -> Result<Made, OpenError> {
+    Database::make(&settings(database), Arc::new(SystemClock), Arc::new(SystemEntropy), Times::Server)
+}
+
+/// One with its tables, which are made if there are none.
 fn open(database: &TestDatabase) -> Database {
+    make(database).unwrap();
     try_open(database).unwrap()
 }
 
@@ -75,15 +81,41 @@ async fn until_it_answers<T, F: Future<Output = Result<T, Error>>>(call: impl Fn
 }
 
 #[test]
-fn many_may_open_a_new_database_at_once() {
+fn many_may_make_the_tables_at_once() {
     let database = TestDatabase::fresh();
     std::thread::scope(|scope| {
-        let opening: Vec<_> = (0..8).map(|_| scope.spawn(|| try_open(&database))).collect();
-        for opened in opening {
-            opened.join().unwrap().unwrap();
+        let making: Vec<_> = (0..8).map(|_| scope.spawn(|| make(&database))).collect();
+        for made in making {
+            made.join().unwrap().unwrap();
         }
     });
+    drop(try_open(&database).unwrap());
     assert_eq!(database.sql("SELECT value FROM meta WHERE key = 'schema'"), "6");
+}
+
+/// Whoever opens a database in passing makes nothing in it, be it empty or somebody else's.
+#[test]
+fn a_database_without_our_tables_is_left_alone() {
+    let database = TestDatabase::fresh();
+    let tables = || database.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'keyturn'");
+    let error = try_open(&database).unwrap_err();
+    assert!(matches!(error, OpenError::NoTables { others: false, .. }), "{error}");
+    database.sql("CREATE TABLE public.orders (id int)");
+    let error = try_open(&database).unwrap_err();
+    assert!(matches!(error, OpenError::NoTables { others: true, .. }), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains("KT-0303") && told.contains("somebody else's") && told.contains("init --tables"),
+        "{told}"
+    );
+    assert_eq!(tables(), "0", "looking makes nothing");
+
+    let first = make(&database).unwrap();
+    assert!(first.made && first.beside_others && first.place.contains(database.name()), "{first:?}");
+    let second = make(&database).unwrap();
+    assert!(!second.made, "{second:?}");
+    drop(try_open(&database).unwrap());
+    assert_eq!(database.sql("SELECT count(*) FROM public.orders"), "0", "theirs are as they were");
 }
 
 #[test]

@@ -63,7 +63,9 @@ impl Server {
         let address = format!("postgresql://keyturn@{host}:{}/{}", self.port, self.database.name());
         let password = Some(self.folder.path().join("password"));
         let settings = Settings::new(&address, password, tls, Limits::default()).unwrap();
-        Database::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy), Times::Server)
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        Database::make(&settings, clock.clone(), entropy.clone(), Times::Server)?;
+        Database::open(&settings, clock, entropy, Times::Server)
     }
 
     fn verified(&self) -> Result<Database, OpenError> {

@@ -23,13 +23,16 @@ use tracing::{info, warn};
 
 use crate::config::CopySettings;
 
-/// Facts, or devices of a sweep, that are looked at in one round.
-const PAGE: usize = 200;
+/// Facts, or devices of a sweep, that are looked at before it is noted how far that went.
+const PAGE: usize = 64;
 
-/// Copies that failed and are tried again in one round.
+/// Facts that are passed over at once where there was no round before.
+const PASSED: usize = 2000;
+
+/// Copies that failed and are tried again at once.
 const AGAIN: usize = 16;
 
-/// The most of these that are remembered. The sweep meets any other.
+/// The most of these that are remembered. For any other a sweep is made as soon as there are much fewer.
 const BEHIND: usize = 1000;
 
 /// Looks after the copies.
@@ -54,6 +57,30 @@ struct Progress {
     swept: UnixMillis,
     /// Devices whose copy could not be written, the longest waiting first.
     behind: VecDeque<DeviceId>,
+    /// Whether there were more of these than are remembered.
+    missed: bool,
+}
+
+impl Progress {
+    /// Remembers a device whose copy is not what it should be.
+    fn put_off(&mut self, device: DeviceId) {
+        if self.behind.contains(&device) {
+            return;
+        }
+        if self.behind.len() < BEHIND {
+            self.behind.push_back(device);
+        } else {
+            self.missed = true;
+        }
+    }
+
+    /// Has everything looked at once the worst is over, as after a vault was away for long: those that were not remembered
+    /// do not wait for the next sweep to be due.
+    fn catch_up(&mut self) {
+        if self.missed && self.behind.len() < BEHIND / 2 {
+            (self.missed, self.sweeping, self.swept) = (false, None, UnixMillis::default());
+        }
+    }
 }
 
 impl Copier {
@@ -83,17 +110,15 @@ impl Copier {
             Some(report) => serde_json::from_str(&report.text).unwrap_or_default(),
             None => self.beginning().await?,
         };
-        let some = AGAIN.min(progress.behind.len());
-        let behind: Vec<DeviceId> = progress.behind.drain(..some).collect();
-        self.settle_all(behind, &mut progress).await;
+        // Then the turn is not somebody else's yet.
+        let until = begun.plus(every / 2);
         loop {
             let now = self.clock.now();
-            let more = self.page(&mut progress, now).await?;
+            let more = self.page(&mut progress, now, until).await?;
             let text = serde_json::to_string(&progress)
                 .map_err(|error| Error::new(Kind::Corrupt, "noting what is copied", error.to_string()))?;
             self.chores.finish(Chore::ConfirmedCopies, Report { at: now, text }, now).await?;
-            // Before the turn is somebody else's.
-            if !more || self.clock.now().since(begun) >= every / 2 {
+            if !more || self.clock.now() >= until {
                 return Ok(());
             }
         }
@@ -103,21 +128,23 @@ impl Copier {
     async fn beginning(&self) -> Result<Progress, Error> {
         let mut progress = Progress::default();
         loop {
-            let page = self.ledger.events(progress.place, PAGE * 10).await?;
+            let page = self.ledger.events(progress.place, PASSED).await?;
             let Some((last, _)) = page.last() else { return Ok(progress) };
             progress.place = *last;
         }
     }
 
-    /// One page of facts and one of the sweep. Returns whether there is more.
-    async fn page(&self, progress: &mut Progress, now: UnixMillis) -> Result<bool, Error> {
+    /// Some of what failed, one page of facts and one of the sweep. Returns whether there is more.
+    async fn page(&self, progress: &mut Progress, now: UnixMillis, until: UnixMillis) -> Result<bool, Error> {
+        let mut more = self.again(progress, until).await;
+        progress.catch_up();
         let facts = self.ledger.events(progress.place, PAGE).await?;
         let confirmed: BTreeSet<DeviceId> = facts.iter().filter_map(confirmed).collect();
-        self.settle_all(confirmed.into_iter().collect(), progress).await;
+        self.settle_all(confirmed.into_iter().collect(), progress, until).await;
         if let Some((last, _)) = facts.last() {
             progress.place = *last;
         }
-        let mut more = facts.len() == PAGE;
+        more |= facts.len() == PAGE;
         if progress.sweeping.is_some() || now.since(progress.swept) >= self.settings.sweep {
             if progress.sweeping.is_none() {
                 progress.swept = now;
@@ -125,29 +152,50 @@ impl Copier {
             let devices = self.ledger.devices(progress.sweeping, PAGE).await?;
             progress.sweeping = devices.last().copied().filter(|_| devices.len() == PAGE);
             more |= progress.sweeping.is_some();
-            self.settle_all(devices, progress).await;
+            self.settle_all(devices, progress, until).await;
         }
         Ok(more)
     }
 
-    /// Settles copies, several at once. One that fails holds up no other.
-    async fn settle_all(&self, devices: Vec<DeviceId>, progress: &mut Progress) {
-        let settling = devices.into_iter().map(async |device| (device, self.settle(device).await));
+    /// Tries some of what failed. Returns whether it did any good and there are more: if not, it is tried the next round.
+    async fn again(&self, progress: &mut Progress, until: UnixMillis) -> bool {
+        let some = AGAIN.min(progress.behind.len());
+        let behind: Vec<DeviceId> = progress.behind.drain(..some).collect();
+        let settled = self.settle_all(behind, progress, until).await;
+        settled > 0 && !progress.behind.is_empty()
+    }
+
+    /// Settles copies, several at once, and begins none any more at `until`. One that fails, or is not begun, holds up no
+    /// other. Returns how many are what they should be.
+    async fn settle_all(&self, devices: Vec<DeviceId>, progress: &mut Progress, until: UnixMillis) -> usize {
+        let settling = devices.into_iter().map(async |device| {
+            let begins = self.clock.now() < until;
+            (device, if begins { Some(self.settle(device).await) } else { None })
+        });
         let mut settled = futures_util::stream::iter(settling).buffer_unordered(self.settings.parallel);
+        let mut right = 0;
         while let Some((device, outcome)) = settled.next().await {
             let outcome = match outcome {
-                Ok(true) => "written",
-                Ok(false) => continue,
-                Err(error) => {
-                    warn!(device.id = %device, %error, "the copy of a confirmed password is not what it should be");
-                    if progress.behind.len() < BEHIND && !progress.behind.contains(&device) {
-                        progress.behind.push_back(device);
+                Some(Ok(written)) => {
+                    right += 1;
+                    if !written {
+                        continue;
                     }
+                    "written"
+                }
+                Some(Err(error)) => {
+                    warn!(device.id = %device, %error, "the copy of a confirmed password is not what it should be");
+                    progress.put_off(device);
                     "failed"
+                }
+                None => {
+                    progress.put_off(device);
+                    continue;
                 }
             };
             metrics::counter!("keyturn_vault_copies_total", "outcome" => outcome).increment(1);
         }
+        right
     }
 
     /// Makes the copy what the ledger says, until both are the same. Returns whether it was written.
@@ -204,4 +252,33 @@ impl Copier {
 fn confirmed((_, event): &(u64, Event)) -> Option<DeviceId> {
     let is = matches!(event.what, Happening::Lane { event: LaneEvent::PasswordConfirmed { .. }, .. });
     is.then_some(event.device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(number: usize) -> DeviceId {
+        DeviceId::from_bytes(u128::try_from(number).unwrap().to_be_bytes())
+    }
+
+    #[test]
+    fn more_failures_than_are_remembered_make_a_sweep_once_there_are_fewer() {
+        let mut progress = Progress { swept: UnixMillis(7), ..Progress::default() };
+        (0..BEHIND).for_each(|number| progress.put_off(device(number)));
+        progress.put_off(device(0));
+        assert!(!progress.missed, "all are remembered, each once");
+        progress.put_off(device(BEHIND));
+        assert!(progress.missed && progress.behind.len() == BEHIND);
+        progress.catch_up();
+        assert_eq!(
+            (progress.missed, progress.swept),
+            (true, UnixMillis(7)),
+            "while they fail nothing is begun"
+        );
+        progress.behind.truncate(BEHIND / 2 - 1);
+        progress.sweeping = Some(device(3));
+        progress.catch_up();
+        assert_eq!((progress.missed, progress.swept, progress.sweeping), (false, UnixMillis(0), None));
+    }
 }

@@ -15,6 +15,7 @@ use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
 use keyturn_domain::entropy::Entropy;
 use keyturn_domain::live::Live;
+use keyturn_domain::time::UnixMillis;
 use keyturn_embedded::{MasterKeys, OpenOptions, Pace, Progress};
 use keyturn_pipeline::hops::{Hops, Relay};
 use keyturn_ports::audit::AuditSink;
@@ -34,6 +35,7 @@ use keyturn_ports::turns::Turns;
 use keyturn_ports::upkeep::Upkeep;
 use keyturn_ports::vault::{Copies, Inventory, Resettling, Vault, VaultKeeper, VaultReader};
 use keyturn_ports::{Error, Kind};
+pub use keyturn_postgres::Made;
 
 use crate::audited::Counted;
 use crate::backups::{BackupError, Checked};
@@ -106,6 +108,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether there is a database on a server, and no deployment in it.
+    pub fn has_no_tables(&self) -> bool {
+        matches!(self, Self::Postgres(keyturn_postgres::OpenError::NoTables { .. }))
+    }
+
     /// What a caller can do about it, where that is known.
     pub fn kind(&self) -> Option<Kind> {
         match self {
@@ -225,7 +232,7 @@ impl Engines {
     /// like a deployment without devices.
     ///
     /// # Errors
-    /// [`OpenError::NoDatabase`] if the state is in a file, and there is none.
+    /// [`OpenError::NoDatabase`] if the state is in a file, and there is none; as [`Engines::open`] if it is elsewhere.
     pub fn open_existing(config: &Config) -> Result<Self, OpenError> {
         let file = &config.sections.data.file;
         if config.postgres.is_none() && is_missing(file) {
@@ -234,10 +241,23 @@ impl Engines {
         Self::open(config)
     }
 
-    /// Opens the engines that the configuration names, and makes the database if there never was one.
+    /// Makes what the state is kept in on a server, where that was not done before: the tables. Returns where that is, and
+    /// whether anything of somebody else's is there as well.
     ///
     /// # Errors
-    /// [`OpenError::Lost`] if there was one: it is not replaced by an empty one.
+    /// What [`Engines::open`] would be refused by, but for there being no tables.
+    pub fn make(settings: &keyturn_postgres::Settings) -> Result<Made, OpenError> {
+        let settings = settings.clone().named("keyturn");
+        let (clock, entropy, times) =
+            (Arc::new(SystemClock), Arc::new(SystemEntropy), keyturn_postgres::Times::Server);
+        Ok(keyturn_postgres::Database::make(&settings, clock, entropy, times)?)
+    }
+
+    /// Opens the engines that the configuration names, and makes the database if that is a file and there never was one.
+    ///
+    /// # Errors
+    /// [`OpenError::Lost`] if there was one: it is not replaced by an empty one. A database on a server is refused that
+    /// has no tables of ours: they are made by `keyturn init --tables` and by `keyturn migrate`, and by nobody in passing.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         Self::open_as(config, "keyturn")
     }
@@ -304,6 +324,14 @@ impl Engines {
         match &self.state {
             State::Embedded(database) => database.schema(),
             State::Postgres(database) => database.schema(),
+        }
+    }
+
+    /// The time of the server that the state is on, if it is on one.
+    pub async fn server_time(&self) -> Option<Result<UnixMillis, Error>> {
+        match &self.state {
+            State::Embedded(_) => None,
+            State::Postgres(database) => Some(database.server_time().await),
         }
     }
 

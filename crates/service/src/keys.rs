@@ -136,6 +136,20 @@ pub enum KeyError {
         /// What the configuration says.
         ours: Deployment,
     },
+    /// The signing key is in Key Vault, and whether agents know it cannot be told.
+    #[error(
+        "{source_name}: the key is in Key Vault, so it is looked up in the key set, which cannot be read; put {} there; \
+         where systemd passes keys, see infra/systemd/keyturn-rotator-key-vault-signing.conf",
+        path.display()
+    )]
+    NoKeySet {
+        /// Where the reference came from.
+        source_name: String,
+        /// Where the key set was looked for.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
+    },
     /// There is no file of a webhook's secrets.
     #[error(
         "{0}: there is no such file; make one with: (umask 077; echo \"whsec_$(head -c 32 /dev/urandom | base64 -w 0)\" \

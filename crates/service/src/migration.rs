@@ -98,7 +98,7 @@ pub struct Plan {
     pub tables: Vec<(Table, u64)>,
 }
 
-/// Looks what would move, and whether it could. Makes the tables of the database if there are none, and nothing else.
+/// Looks what would move, and whether it could. Makes the tables in an empty database, and nothing else.
 pub async fn look(order: Order<'_>) -> Result<Plan, Problem> {
     let (origin, destination) = open(order)?;
     let left = origin.left()?;

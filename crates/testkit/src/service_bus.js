@@ -7,6 +7,7 @@
 //   {"clock": MILLIS}                                    its clock stands there from now on
 //   {"fault": {"op", "how", "times", "queue"?, "ms"?}}   the next `times` operations of this kind go wrong
 //   {"calm": true}                                       nothing goes wrong any more
+//   {"rights": ["Listen", "Send"]}                       what tokens are good for from now on
 //   {"drop": true}                                       every connection breaks
 //   {"look": "QUEUE"}                                    what is on it
 // op: send, deliver, put-token, or an operation of $management without com.microsoft: ; how: busy, before (the
@@ -417,13 +418,21 @@ const UNAUTHORISED = {
     description: "Unauthorized access. 'Listen' or 'Send' claim(s) are required, or the token has expired.",
 };
 
-// Why there is no link to this address for this connection, or null.
-function refusal(connection, name) {
+// What tokens are good for, whoever has them.
+let rights = ["Listen", "Send"];
+
+// Why there is no link to this address for this connection, which needs this right, or null.
+function refusal(connection, name, right) {
     if (name === "$cbs") {
         return null;
     }
     if (!allowed(connection, name)) {
         return UNAUTHORISED;
+    }
+    // Either will do for $management.
+    if (!name.endsWith("/$management") && !rights.includes(right)) {
+        const description = `Unauthorized access. '${right}' claim(s) are required to perform this operation.`;
+        return { condition: "amqp:unauthorized-access", description };
     }
     if (!queues.has(name.replace(/\/\$management$/, ""))) {
         const description = `The messaging entity '${name}' could not be found.`;
@@ -558,9 +567,9 @@ container.on("sender_open", ({ sender, connection }) => {
     sender.set_target(sender.target ?? {});
     sender.local.attach.rcv_settle_mode = wanted.rcv_settle_mode;
     sender.local.attach.snd_settle_mode = wanted.snd_settle_mode;
-    const refused = refusal(connection, name);
+    const refused = refusal(connection, name, "Listen");
     if (refused) {
-        return sender.close(refused);
+        return refuse(sender, refused.condition, refused.description);
     }
     connection.keyturn.links.add(sender);
     if (name === "$cbs" || name.endsWith("/$management")) {
@@ -648,9 +657,9 @@ container.on("receiver_open", ({ receiver, connection }) => {
     receiver.set_target(receiver.target ?? { address: name });
     receiver.set_source(receiver.source ?? {});
     receiver.local.attach.max_message_size = LARGEST;
-    const refused = refusal(connection, name);
+    const refused = refusal(connection, name, "Send");
     if (refused) {
-        return receiver.close(refused);
+        return refuse(receiver, refused.condition, refused.description);
     }
     connection.keyturn.links.add(receiver);
     receiver.add_credit(500);
@@ -805,6 +814,10 @@ function command(given) {
     }
     if ("calm" in given) {
         faults.length = 0;
+        return {};
+    }
+    if ("rights" in given) {
+        rights = given.rights;
         return {};
     }
     if ("drop" in given) {

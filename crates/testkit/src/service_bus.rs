@@ -100,6 +100,11 @@ impl FakeServiceBus {
         self.tell(&json!({ "fault": { "op": op, "how": how, "times": times, "ms": 500 } }));
     }
 
+    /// What tokens are good for from now on, of `Listen` and `Send`. Links that are there stay.
+    pub fn rights(&self, rights: &[&str]) {
+        self.tell(&json!({ "rights": rights }));
+    }
+
     /// Breaks every connection.
     pub fn drop_links(&self) {
         self.tell(&json!({ "drop": true }));

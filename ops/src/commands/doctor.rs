@@ -1,11 +1,13 @@
 //! `keyturn doctor` and `keyturn support`: what is wrong with a deployment and what mends it, one line for each check.
 //!
-//! Nothing is changed: a transaction that is begun to see whether it can be is rolled back.
+//! Nothing is changed: a transaction that is begun to see whether it can be is rolled back. With `--write` one thing is: Key
+//! Vault knows no such transaction, so a version of a secret that is the doctor's own is made.
 
 mod bundle;
 mod disk;
 mod keys;
 mod logs;
+mod services;
 mod work;
 
 use std::process::ExitCode;
@@ -60,9 +62,9 @@ impl Check {
 }
 
 /// Makes every check and tells each. Ends with 1 if one failed.
-pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, write: bool) -> Result<ExitCode> {
     let checks = match Deployment::open(arguments) {
-        Ok(deployment) => examine(&deployment).await,
+        Ok(deployment) => examine(&deployment, write).await,
         Err(error) => {
             let mend = "nothing else can be looked at before this is mended";
             vec![Check::failed("configuration", format!("{error:#}"), mend)]
@@ -86,7 +88,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+pub(super) async fn examine(deployment: &Deployment, write: bool) -> Vec<Check> {
     let mut checks = vec![Check::ok("configuration", "it is read, and its database is opened")];
     checks.push(schema(deployment.engines.schema()));
     checks.push(log_level(&deployment.config));
@@ -95,6 +97,7 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     checks.extend(keys::examine(deployment).await);
     checks.extend(disk::examine(deployment).await);
     checks.extend(work::examine(deployment).await);
+    checks.extend(services::examine(deployment, write).await);
     checks.extend(logs::examine(deployment).await);
     checks
 }

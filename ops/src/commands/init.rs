@@ -19,11 +19,11 @@ use keyturn_schemas::signing::SigningKey;
 use keyturn_schemas::stamp::StampKeys;
 use keyturn_schemas::ticket::TicketKeys;
 use keyturn_service::config::Config;
-use keyturn_service::engines::Engines;
+use keyturn_service::engines::{Engines, Made};
 use keyturn_service::keys::{KEY_SET_FILE, ROOT, SIGNING, VAULT};
 use zeroize::Zeroizing;
 
-use crate::cli::Init;
+use crate::cli::{Arguments, Init};
 use crate::failure::usage;
 
 /// How long a key set lasts. Agents refuse one that has ended, so it is renewed well before.
@@ -32,15 +32,35 @@ pub(super) const KEY_SET_LIFE: Duration = Duration::from_hours(24 * 730);
 /// The file that agents are installed with.
 pub(crate) const ROOT_PUBLIC_FILE: &str = "root.pub.json";
 
-pub(super) fn run(init: &Init) -> Result<()> {
-    create(&init.folder, &init.name)?;
+pub(super) fn run(init: &Init, arguments: &Arguments) -> Result<()> {
+    let Some(name) = &init.name else { return tables(arguments) };
+    create(&init.folder, name)?;
     let folder = init.folder.display();
-    eprintln!("Deployment «{}» is ready in {folder}.", init.name);
+    eprintln!("Deployment «{name}» is ready in {folder}.");
     eprintln!("  {folder}/keyturn.toml        the configuration");
     eprintln!("  {folder}/keys/               one key file per kind; give each role only the kinds it needs");
     eprintln!("  {folder}/{ROOT_PUBLIC_FILE}       install every agent with it: it is all they trust");
     eprintln!("  {folder}/offline/root.key    signs key sets and nothing else: take it off this machine now");
     eprintln!("Start it with: keyturn --config {folder}/keyturn.toml up");
+    Ok(())
+}
+
+/// Makes the tables of a deployment whose state is on PostgreSQL. Done again, it changes nothing.
+fn tables(arguments: &Arguments) -> Result<()> {
+    let config = Config::load(&arguments.config)?;
+    let Some(settings) = &config.postgres else {
+        return Err(usage("--tables", "state.engine of the configuration is not \"postgres\""));
+    };
+    let Made { place, made, beside_others } = Engines::make(settings)?;
+    if !made {
+        eprintln!("{place} has the tables already; nothing was made.");
+        return Ok(());
+    }
+    eprintln!("The tables are made in {place}, in the schema keyturn.");
+    if beside_others {
+        eprintln!("There are tables of somebody else's in this database too, which were left alone.");
+        eprintln!("If it is the wrong one: DROP SCHEMA keyturn CASCADE takes back what was made.");
+    }
     Ok(())
 }
 

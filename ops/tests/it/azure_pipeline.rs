@@ -52,6 +52,7 @@ impl Site {
         drop(engines);
         let site = Self { deployment, devices, azurite, database, vault, graph, logs, _identity: identity };
         site.configure(listen);
+        site.deployment.make_tables();
         site
     }
 
@@ -70,6 +71,7 @@ impl Site {
              [rotation]\nversions_per_day = 1000\n\
              [state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n\
              [vault]\nengine = \"key-vault\"\nurls = [\"{}\"]\ndanger_unverified_challenge = true\n\
+             copy_every = \"1s\"\n\
              [directory]\nengine = \"graph\"\nurl = \"{}\"\nkeep = \"0s\"\nkeep_unknown = \"0s\"\n\
              [azure]\nca = \"azure.pem\"\ntimeout = \"2s\"\nmax_delay = \"1s\"\n\
              [azure.logs]\nendpoint = \"{}\"\nrule = \"{RULE}\"\nevery = \"50ms\"\nmax_delay = \"200ms\"\n\
@@ -85,9 +87,23 @@ impl Site {
         ));
     }
 
-    /// How many versions the vault has, in all.
+    /// How many versions the vault has, in all, without the copies under the second names.
     fn versions(&self) -> usize {
-        self.vault.names().iter().map(|name| self.vault.versions(name).len()).sum()
+        let names = self.vault.names();
+        names.iter().filter(|name| name.ends_with("-next")).map(|name| self.vault.versions(name).len()).sum()
+    }
+
+    /// Waits until the second name of every device has the password that it confirmed.
+    async fn all_are_copied(&self) {
+        for device in &self.devices {
+            let (name, shown) = (format!("lap-{}", device.id()), device.shown(&self.deployment)[0].1.clone());
+            let mut tries = 0;
+            while self.vault.current(&name).is_none_or(|copy| copy["value"] != shown.as_str()) {
+                assert!(tries < 400, "the copy {name} is {:?}", self.vault.current(&name));
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
     }
 
     fn nothing_died(&self) {
@@ -128,6 +144,7 @@ async fn workers_killed_at_a_throttled_vault_lose_nothing_on_azure_storage() {
     }
     assert!(site.vault.all_happened(), "the vault throttled");
     assert!(victims.iter().all(Option::is_none), "one of each stage was killed");
+    site.all_are_copied().await;
     site.nothing_died();
 }
 
@@ -285,6 +302,7 @@ async fn what_is_away_is_waited_for_on_azure_storage() {
             "PostgreSQL",
         )
         .await;
+    plugged.site.all_are_copied().await;
     plugged.site.nothing_died();
     azure_monitor_is_missed_by_nobody(&plugged).await;
 }
@@ -312,4 +330,8 @@ async fn azure_monitor_is_missed_by_nobody(plugged: &Plugged) {
         .await;
     doctor("ok      vault", "Key Vault answers");
     doctor("ok      audit writable", "a row could be written");
+    doctor("ok      vault readable", &site.vault.server.url());
+    for who in ["PostgreSQL".to_owned(), site.vault.server.url(), site.graph.server.url()] {
+        doctor("ok      service clock", &format!("{who}: its clock and this machine's are 0 s apart"));
+    }
 }

@@ -39,6 +39,7 @@ fn keep_state_on(database: Option<&TestDatabase>, deployment: &Deployment) {
     let mut config = fs::OpenOptions::new().append(true).open(deployment.config()).unwrap();
     let url = database.address();
     write!(config, "\n[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{url}\"\n").unwrap();
+    deployment.make_tables();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,15 @@ impl Deployment {
         text(&output.stdout)
     }
 
+    /// Makes the tables in the database that the configuration names, if that is on PostgreSQL.
+    pub(crate) fn make_tables(&self) {
+        if !fs::read_to_string(self.config()).unwrap().contains("[state.postgres]") {
+            return;
+        }
+        let made = self.keyturn(&["init", "--tables"]);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+    }
+
     /// Adds a device to the directory.
     pub(crate) fn add(&self, registration: &Registration, name: &str) {
         let file = self.path(&format!("{name}.cer"));

@@ -33,8 +33,9 @@ impl Drop for Up {
     }
 }
 
+/// Without the second name: what these tests count is versions, each one write.
 fn configure(deployment: &Deployment, fake: &FakeKeyVault, listen: std::net::SocketAddr) {
-    configure_as(deployment, fake, listen, "");
+    configure_as(deployment, fake, listen, "confirmed_copy = false\n");
 }
 
 fn configure_as(deployment: &Deployment, fake: &FakeKeyVault, listen: std::net::SocketAddr, vault: &str) {
@@ -123,7 +124,50 @@ async fn without_a_token_a_reveal_says_why() {
     assert!(!told.contains("canary"), "{told}");
 }
 
-const COPIED: &str = "confirmed_copy = true\ncopy_every = \"1s\"\ncopy_sweep_every = \"1s\"\n";
+/// `keyturn doctor` tells whether Key Vault may be read, and with `--write` whether it may be written; and it leaves nothing
+/// but what it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_tries_what_this_identity_may_do() {
+    let (fake, identity) = (FakeKeyVault::start(Arc::new(SystemClock)).await, ManagedIdentity::start().await);
+    let mut deployment = Deployment::init();
+    deployment.variables = identity.variables().to_vec();
+    configure(&deployment, &fake, free_address());
+    let doctor = |arguments: &[&str], line: &str| {
+        let told = deployment.keyturn(&[&["doctor"], arguments].concat());
+        let (said, failed) = (text(&told.stdout), line.starts_with("failed"));
+        assert!(said.lines().any(|said| said.contains(line)), "{line}: {said}");
+        assert_eq!(told.status.success(), !failed, "{said}");
+        said
+    };
+    let url = fake.server.url();
+    let said = doctor(&[], &format!("ok      vault readable {url}"));
+    assert!(
+        said.contains(&format!("ok      service clock  {url}: its clock and this machine's are 0 s apart")),
+        "{said}"
+    );
+    assert!(!said.contains("vault writable") && fake.count(Call::Set) == 0, "{said}");
+    fake.faults(Call::Get, [Fault::Forbidden(Some("ForbiddenByRbac"))]);
+    let said = doctor(&[], "failed  vault readable");
+    assert!(said.contains("this identity may not read") && said.contains("docs/AZURE.md"), "{said}");
+    assert!(fake.names().is_empty(), "looking makes nothing");
+
+    doctor(&["--write"], &format!("ok      vault writable {url}"));
+    assert_eq!((fake.names(), fake.count(Call::Set)), (vec!["keyturn-doctor".to_owned()], 1));
+    assert!(fake.current("keyturn-doctor").is_none(), "it is disabled");
+    for (fault, part) in [
+        (Fault::Forbidden(Some("ForbiddenByRbac")), "this identity may not write"),
+        (Fault::Forbidden(None), "the vault takes no writes now"),
+        (Fault::DoneThen500, "status 500"),
+    ] {
+        fake.faults(Call::Set, [fault]);
+        let said = doctor(&["--write"], "failed  vault writable");
+        assert!(said.contains(part) && said.contains("vault-writes-fail.md"), "{said}");
+    }
+    assert_eq!(fake.versions("keyturn-doctor").len(), 2, "what fails is not written again");
+}
+
+/// The second name, as it is unless it is turned off, sooner than by default.
+const COPIED: &str = "copy_every = \"1s\"\ncopy_sweep_every = \"1s\"\n";
 
 /// Waits until the copy is what is asked for.
 async fn copied(fake: &FakeKeyVault, name: &str, is: impl Fn(&Value) -> bool) -> Value {
@@ -195,6 +239,51 @@ async fn a_confirmed_password_is_copied_once_whoever_dies() {
     fake.retag(&copy, "version", "another");
     copied(&fake, &copy, |copy| copy["tags"]["version"] != "another").await;
     assert_eq!((fake.versions(&copy).len(), shown()), (3, password));
+}
+
+/// A copy that cannot be written holds up no rotation, no confirmation and no other copy; it is written as soon as it can
+/// be, by whoever is there then, and only as the password is by then. No sweep is due in this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_fails_holds_up_nothing_and_heals() {
+    let (fake, identity) = (FakeKeyVault::start(Arc::new(SystemClock)).await, ManagedIdentity::start().await);
+    let mut deployment = Deployment::init();
+    deployment.variables = identity.variables().to_vec();
+    let address = free_address();
+    configure_as(&deployment, &fake, address, "copy_every = \"1s\"\ncopy_sweep_every = \"1d\"\n");
+    let [stuck, other] = [0, 1].map(|number| install(&deployment, number, address));
+    let [copy, others] = [&stuck, &other].map(|device| format!("lap-{}", device.id()));
+    fake.always_setting(&copy, Some(Fault::Throttled(Some(1))));
+
+    let up = Up::start(&deployment);
+    for device in [&stuck, &other] {
+        run(device.agent()).await;
+        device.invariant_settled(&deployment);
+    }
+    copied(&fake, &others, |_| true).await;
+    assert!(fake.current(&copy).is_none());
+
+    // Nor when it is forbidden, before and after a kill: what failed is remembered by the state and not by the process.
+    fake.always_setting(&copy, Some(Fault::Forbidden(Some("ForbiddenByRbac"))));
+    let rotate = async || {
+        deployment.ok(&["device", "rotate-now", &stuck.name, "--reason", "next round"]);
+        assert!(stuck.agent().once().await.unwrap().is_success());
+        stuck.invariant_settled(&deployment);
+    };
+    rotate().await;
+    drop(up);
+    let _up = Up::start(&deployment);
+    rotate().await;
+    let tried = fake.count(Call::Set);
+    while fake.count(Call::Set) == tried {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(fake.current(&copy).is_none(), "it was tried, and is not there");
+
+    fake.always_setting(&copy, None);
+    let now = stuck.shown(&deployment)[0].1.clone();
+    copied(&fake, &copy, |copy| copy["value"] == now.as_str()).await;
+    let versions = |name: &str| fake.versions(name).len();
+    assert_eq!((versions(&copy), versions(&format!("{copy}-next")), versions(&others)), (1, 3, 1));
 }
 
 fn configure_two(

@@ -352,6 +352,7 @@ async fn what_must_not_move_is_refused_before_anything_changes() {
 
     // A process with the new configuration was faster: what it has open is in the way, and then what it did.
     world.work_with(postgres);
+    deployment.make_tables();
     let early = engines(deployment);
     early.queue().depth(QueueName::Alarms).await.unwrap();
     world.refused(&reason, "is in use by");

@@ -144,9 +144,12 @@ fn a_database_that_refuses_its_user_is_code_4() {
     let (_, rest) = address.split_once("://").unwrap();
     let after = rest.split_once('@').map_or(rest, |(_, after)| after);
     let deployment = Deployment::init();
-    deployment.configure(&format!(
-        "[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"postgres://stranger@{after}\"\n"
-    ));
+    let on = |url: &str| {
+        deployment.configure(&format!("[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{url}\"\n"));
+    };
+    on(&address);
+    deployment.make_tables();
+    on(&format!("postgres://stranger@{after}"));
     let output = deployment.keyturn(&["fleet"]);
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
 }

@@ -182,6 +182,7 @@ async fn kill_roles_at_any_moment(state: &str, rounds: usize, server: Option<&Te
         "[ingress]\nlisten = \"{address}\"\n[workers]\nlease = \"1s\"\nfirst_delay = \"50ms\"\nmax_deliveries = 1000\n\
          [rotation]\nversions_per_day = 1000\n{state}"
     ));
+    deployment.make_tables();
     let devices: Vec<Device> = (0..DEVICES).map(|number| install(&deployment, number, address)).collect();
     let mut roles: Vec<Role> = ROLES.iter().map(|name| Role::start(name, &deployment)).collect();
 
@@ -472,7 +473,7 @@ pub(crate) fn build() {
 }
 
 /// A program beside this package's own.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_keyturn")).with_file_name(name)
 }
 

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use keyturn_testkit::postgres::TestDatabase;
+
 use crate::cli::fails;
 use crate::deployment::{Deployment, text};
 
@@ -60,6 +62,49 @@ fn a_database_that_is_not_there_is_told_of_and_not_made() {
     assert!(!database.exists(), "a lost database is not replaced by an empty one");
     deployment.ok(&["restore", backup.to_str().unwrap(), "--reason", "it was lost"]);
     deployment.ok(&["queues"]);
+}
+
+/// A name that was mistyped, on a server: neither an empty database nor somebody else's becomes ours in passing.
+#[test]
+fn a_database_on_a_server_without_tables_is_told_of_and_not_made() {
+    let (database, deployment) = (TestDatabase::fresh(), Deployment::init());
+    fails(&deployment, &["init", "--tables"], 2, &["--tables", "state.engine"]);
+    let url = database.address();
+    deployment.configure(&format!(
+        "[health]\nall = \"off\"\n[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{url}\"\n"
+    ));
+    database.sql("CREATE TABLE public.orders (id int)");
+    let said =
+        &["KT-0303", "somebody else's", "state.postgres.url", "keyturn init --tables", "keyturn migrate"];
+    for arguments in [&["queues"][..], &["device", "list"], &["audit", "verify"]] {
+        fails(&deployment, arguments, 3, said);
+    }
+    fails(&deployment, &["up", "--listen", "127.0.0.1:0"], 1, said);
+    // Nor does a move make any beside somebody else's, and its plan does not either.
+    let to = deployment.path("data/postgres.toml");
+    fs::rename(deployment.config(), &to).unwrap();
+    deployment.configure("");
+    for last in [&["--dry-run"][..], &["--reason", "several machines"]] {
+        let words = [&["migrate", "--to", to.to_str().unwrap()], last].concat();
+        let moved = deployment.keyturn(&words);
+        assert!(
+            !moved.status.success() && text(&moved.stderr).contains("KT-0303"),
+            "{}",
+            text(&moved.stderr)
+        );
+    }
+    fs::rename(&to, deployment.config()).unwrap();
+    let doctor = text(&deployment.keyturn(&["doctor"]).stdout);
+    assert!(doctor.contains("KT-0303") && doctor.starts_with("failed"), "{doctor}");
+    let schemas = || database.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'keyturn'");
+    assert_eq!(schemas(), "0", "looking makes nothing");
+
+    let made = text(&deployment.keyturn(&["init", "--tables"]).stderr);
+    assert!(made.contains("The tables are made") && made.contains("somebody else's"), "{made}");
+    deployment.ok(&["queues"]);
+    let again = text(&deployment.keyturn(&["init", "--tables"]).stderr);
+    assert!(again.contains("nothing was made"), "{again}");
+    fails(&deployment, &["init"], 2, &["--name"]);
 }
 
 #[test]

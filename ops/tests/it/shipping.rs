@@ -46,6 +46,7 @@ impl Site {
             fake.server.url()
         );
         deployment.configure(&format!("{settings}{state}"));
+        deployment.make_tables();
         Self { deployment, fake, listen, health, settings, _identity: identity }
     }
 

@@ -2,8 +2,10 @@
 //! answer that they cannot verify under the root's key set.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use serde_json::Value;
 
 use crate::deployment::{Deployment, text};
 use crate::key_vault::Up;
-use crate::processes::{Device, free_address, install, run};
+use crate::processes::{Device, Role, binary, build, free_address, install, run};
 
 const PARALLEL: usize = 2;
 
@@ -255,4 +257,110 @@ async fn a_key_that_agents_do_not_know_is_not_started_with() {
     fs::write(&path, &good).unwrap();
     let _up = Up::start(deployment);
     assert_eq!(world.rotated().await, 1);
+}
+
+/// A rotator as a process of its own, ended when it goes, as systemd runs it: with these credentials and no key folder.
+struct Alone {
+    child: Child,
+    health: SocketAddr,
+}
+
+impl Alone {
+    fn start(world: &World, credentials: &Path) -> Self {
+        let deployment = &world.deployment;
+        let config = fs::read_to_string(deployment.config()).unwrap();
+        let probed =
+            "[data]\nkeys = \"nowhere\"\n[health]\nprobe_every = \"200ms\"\nprobe_timeout = \"1s\"\n";
+        let file = deployment.path("data/rotator.toml");
+        fs::write(&file, config.replace("[health]\nall = \"off\"\n", probed)).unwrap();
+        let health = free_address();
+        let mut command = Command::new(binary("keyturn-rotator"));
+        command.arg("--config").arg(file).args(["--health", &health.to_string()]);
+        command.envs(deployment.variables.iter().cloned()).env("CREDENTIALS_DIRECTORY", credentials);
+        Self { child: command.stderr(Stdio::piped()).spawn().unwrap(), health }
+    }
+
+    /// Waits until `/readyz` has this status, and these in one line about the signing key.
+    async fn is(&self, status: &str, parts: [&str; 2]) {
+        for _ in 0..600 {
+            if let Ok(mut stream) = TcpStream::connect(self.health) {
+                let mut told = String::new();
+                stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+                stream.read_to_string(&mut told).unwrap();
+                if told.contains(status)
+                    && told.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+                {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("/readyz never said {status} and {parts:?}");
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // It may have ended.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Puts into a folder what a unit's file has systemd pass on.
+fn pass_on(world: &World, unit: &str, credentials: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/systemd");
+    let unit = fs::read_to_string(folder.join(unit)).unwrap();
+    for line in unit.lines().filter_map(|line| line.strip_prefix("LoadCredential=")) {
+        let (name, path) = line.split_once(':').unwrap();
+        let file = path.strip_prefix("/etc/keyturn/keys/").unwrap();
+        fs::copy(world.deployment.path("data/keys").join(file), credentials.join(name)).unwrap();
+    }
+}
+
+/// With its unit and the addition to it, and with no other key, the rotator signs by Key Vault; `/readyz` tells of Key Vault
+/// as `signing`, whether it goes away under way or before the rotator starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotator_of_its_own_signs_with_what_its_unit_gives_it() {
+    build();
+    let world = World::start(1).await;
+    let World { fake, deployment, devices, .. } = &world;
+    world.take_newest();
+    let credentials = tempfile::tempdir().unwrap();
+    pass_on(&world, "keyturn-rotator.service", credentials.path());
+    let mut ended = Alone::start(&world, credentials.path());
+    assert!(!ended.child.wait().unwrap().success(), "without the key set it does not start");
+    let mut told = String::new();
+    ended.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(
+        told.contains("key-set.jws there") && told.contains("keyturn-rotator-key-vault-signing.conf"),
+        "{told}"
+    );
+
+    pass_on(&world, "keyturn-rotator-key-vault-signing.conf", credentials.path());
+    let _others = ["ingress", "validator", "notifier"].map(|name| Role::start(name, deployment));
+    let rotator = Alone::start(&world, credentials.path());
+    assert_eq!(world.rotated().await, 1);
+    rotator.is("200 OK", ["signing", "up"]).await;
+
+    // Key Vault is away: the rotator says so, no answer goes out, and none is lost.
+    let is_waited_for = async |rotator: &Alone, parts: [&str; 2]| {
+        deployment.ok(&["device", "rotate-now", &devices[0].name, "--reason", "next round"]);
+        let agent = tokio::spawn(run(devices[0].agent()));
+        rotator.is("503 Service Unavailable", parts).await;
+        assert!(!agent.is_finished(), "no answer without its signature");
+        fake.always(None);
+        agent.await.unwrap();
+        rotator.is("200 OK", ["signing", "up"]).await;
+        devices[0].invariant_settled(deployment);
+    };
+    fake.always(Some(Fault::Unavailable));
+    is_waited_for(&rotator, ["signing", "away since 20"]).await;
+    assert_eq!(world.versions(), 2);
+    // And before it starts: it waits with that.
+    drop(rotator);
+    fake.always(Some(Fault::Unavailable));
+    let rotator = Alone::start(&world, credentials.path());
+    is_waited_for(&rotator, ["signing", "status 503"]).await;
+    assert_eq!(world.versions(), 3);
 }

@@ -59,6 +59,14 @@ fn units_are_sound_and_leave_little_open() {
         let judged = exposed(&path, threshold(name));
         assert!(judged.status.success(), "{name}: {}{}", text(&judged.stdout), text(&judged.stderr));
     }
+    // What is put beside the rotator's is sound as well.
+    let beside = elsewhere.path().join("keyturn-rotator.service.d");
+    fs::create_dir(&beside).unwrap();
+    fs::copy(folder().join("keyturn-rotator-key-vault-signing.conf"), beside.join("it.conf")).unwrap();
+    let unit = elsewhere.path().join("keyturn-rotator.service");
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+    let said = text(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("it.conf"), "{said}");
     // Neither check can pass by saying nothing.
     let open = elsewhere.path().join("open.service");
     fs::write(&open, "[Service]\nExecStart=/bin/true\nNoSuchSetting=yes\n").unwrap();

@@ -157,6 +157,7 @@ async fn goes_on_and_is_refused(
 ) {
     let (deployment, address) = (Deployment::init(), free_address());
     deployment.configure(&format!("[ingress]\nlisten = \"{address}\"\n[health]\nall = \"off\"\n{state}"));
+    deployment.make_tables();
     let device = install(&deployment, 7, address);
     let served = |log: &str| {
         let log = File::create(deployment.path(log)).unwrap();

@@ -61,7 +61,7 @@ fn is(current: &Secret, value: &str, tags: &Tags) -> bool {
 
 impl Shard {
     /// The current version of a secret, if there is one.
-    async fn current(&self, name: &str) -> Result<Option<Secret>, Error> {
+    pub(super) async fn current(&self, name: &str) -> Result<Option<Secret>, Error> {
         match self.again(|| async { self.client.get_secret(name, None).await?.into_model() }).await {
             Ok(secret) => Ok(Some(secret)),
             Err(Failure::Refused(Refused { status: 404, .. })) => Ok(None),

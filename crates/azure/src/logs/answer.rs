@@ -11,7 +11,7 @@ use crate::failure::{Refused, code_in};
 const ERROR_BYTES: usize = 16 << 10;
 
 /// The time in the header `Date`.
-pub(super) fn date(headers: &HeaderMap) -> Option<UnixMillis> {
+pub(crate) fn date(headers: &HeaderMap) -> Option<UnixMillis> {
     let text = headers.get(DATE)?.to_str().ok()?;
     let seconds = parse_rfc7231(text).ok()?.unix_timestamp();
     Some(UnixMillis(u64::try_from(seconds).ok()?.saturating_mul(1000)))

@@ -38,6 +38,7 @@ enum Operation {
     Manage(&'static str, Vec<(&'static str, Value)>),
     Receive(usize),
     Look,
+    LookToSend,
 }
 
 /// What came of it.
@@ -264,6 +265,11 @@ impl Entity {
         self.call(&Operation::Look).await.map(drop)
     }
 
+    /// Whether this identity may send to the queue. Nothing is sent.
+    pub(super) async fn may_send(&self) -> Result<(), Wrong> {
+        self.call(&Operation::LookToSend).await.map(drop)
+    }
+
     /// Resolves when a message has come, or after a while.
     pub(super) async fn arrival(self: &Arc<Self>) {
         let rung = self.buffer.bell.notified();
@@ -312,6 +318,10 @@ impl Entity {
                     None => line.look(&self.name).await?,
                     Some(_) => self.look_for_session(line).await?,
                 }
+                Ok(Outcome::Done)
+            }
+            Operation::LookToSend => {
+                line.may_send(&self.name).await?;
                 Ok(Outcome::Done)
             }
             Operation::Receive(max) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
+use fe2o3_amqp::link::SendError;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::session::{Session, SessionHandle};
 use fe2o3_amqp::types::definitions::{Fields, ReceiverSettleMode};
@@ -238,6 +239,20 @@ impl Line {
         match refused {
             Ok(Err(error)) => Err(error.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Attaches a link to send by, on an AMQP session of its own, sends nothing, and lets go of it.
+    pub(super) async fn may_send(&self, entity: &str) -> Result<(), Wrong> {
+        let mut session = Session::begin(&mut *self.connection.lock().await).await?;
+        let mut sender = Sender::attach(&mut session, "may-send", entity).await?;
+        // A refusal comes right behind the answer.
+        let refused = tokio::time::timeout(REFUSAL, sender.on_detach()).await;
+        drop(sender.close().await);
+        drop(session.end().await);
+        match refused {
+            Ok(error) => Err(SendError::Detached(error).into()),
+            Err(_) => Ok(()),
         }
     }
 

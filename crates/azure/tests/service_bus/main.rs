@@ -298,6 +298,25 @@ async fn tokens_of_entra_id_open_the_queues_under_tls_and_those_for_others_do_no
     assert!(plain.is_err(), "a token never goes over plain TCP");
 }
 
+/// Who may listen and not send is told so by a question that sends nothing, and the other way around.
+#[tokio::test]
+async fn whether_messages_may_be_sent_is_asked_without_one() {
+    let deployment = Deployment::with(&usual());
+    deployment.queues.may_send(QUEUE).await.unwrap();
+    deployment.fake.rights(&["Listen"]);
+    let refused = deployment.sibling();
+    let error = refused.may_send(QUEUE).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    assert!(error.to_string().contains("Data Sender"), "{error}");
+    assert_eq!(refused.depth(QUEUE).await.unwrap().total, 0, "it may look");
+    refused.agrees(QUEUE).await.unwrap();
+    deployment.fake.rights(&["Send"]);
+    let other = deployment.sibling();
+    other.may_send(QUEUE).await.unwrap();
+    assert_eq!(other.agrees(QUEUE).await.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(deployment.fake.look("k-findings")["sent"], 0, "nothing was sent");
+}
+
 /// Many workers at once: every message is completed once.
 #[tokio::test]
 async fn workers_side_by_side_share_the_work() {

@@ -219,8 +219,8 @@ pub struct Vault {
     #[config(default = "10s")]
     pub creations_window: Span,
     /// By how much the way from a turn to the service may differ. The more, the slower: turns are spread over the window
-    /// and this.
-    #[config(default = "400ms")]
+    /// and this. A turn that is not taken within half of it lapses.
+    #[config(default = "200ms")]
     pub creations_slack: Span,
     /// Turns that a process books at once, in one write to the state. If it dies it loses these.
     #[config(default = 32)]
@@ -231,10 +231,10 @@ pub struct Vault {
     /// Calls to Key Vault made at once for one batch of messages.
     #[config(default = 16)]
     pub parallel: usize,
-    /// Whether the confirmed password of each device is copied to `lap-<device id>`, for people with plain tools. It costs a
-    /// second creation for each rotation, so half as many devices rotate in the same time.
-    #[config(default = false)]
-    pub confirmed_copy: bool,
+    /// For "key-vault": whether the confirmed password of each device is copied to `lap-<device id>`, for people with plain
+    /// tools; if not given, it is. It costs a second creation for each rotation, so `false` has twice as many devices rotate
+    /// in the same time.
+    pub confirmed_copy: Option<bool>,
     /// How often it is looked for what is to be copied, by one process of the deployment.
     #[config(default = "30s")]
     pub copy_every: Span,

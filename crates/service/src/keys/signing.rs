@@ -82,7 +82,13 @@ impl KeyStore {
     }
 
     fn listed(&self, found: &Found, reference: &KeyReference) -> Result<(), KeyError> {
-        let (text, public) = (self.key_set()?, reference.public());
+        let text = self.key_set().map_err(|error| match error {
+            KeyError::Unreadable { path, source } => {
+                KeyError::NoKeySet { source_name: found.name.clone(), path, source }
+            }
+            other => other,
+        })?;
+        let public = reference.public();
         let set = key_set::read(&text);
         let set =
             set.map_err(|error| KeyError::KeySet { path: self.folder.join(super::KEY_SET_FILE), error })?;

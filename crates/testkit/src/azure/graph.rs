@@ -1,7 +1,8 @@
 //! A fake of what is asked of Microsoft Graph: `GET /v1.0/devices` with a filter on `deviceId` or
-//! `displayName` (<https://learn.microsoft.com/graph/api/device-list>), and `POST
-//! /v1.0/devices(deviceId='…')/checkMemberGroups`
-//! (<https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups>). Its feed of changes is in [`delta`].
+//! `displayName` (<https://learn.microsoft.com/graph/api/device-list>), `GET /v1.0/devices(deviceId='…')`
+//! (<https://learn.microsoft.com/graph/api/device-get>), and `POST /v1.0/devices(deviceId='…')/checkMemberGroups` or
+//! `/v1.0/devices/…/checkMemberGroups` (<https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups>). Its
+//! feed of changes is in [`delta`].
 
 #![expect(
     clippy::expect_used,
@@ -12,7 +13,7 @@
 
 mod delta;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -145,7 +146,8 @@ impl FakeGraph {
     /// Leaves one record of each device.
     pub fn single(&self) {
         let mut devices = self.shared.devices.lock().expect("nobody panicked");
-        devices.dedup_by_key(|device| device["deviceId"].clone());
+        let mut seen = BTreeSet::new();
+        devices.retain(|device| seen.insert(device["deviceId"].to_string()));
     }
 
     /// Every call goes wrong, until told otherwise.
@@ -166,8 +168,12 @@ fn object_id(number: usize) -> String {
 
 fn refuse(status: u16, code: &str, retry_after: Option<u64>) -> Response {
     let status = StatusCode::from_u16(status).expect("a status");
-    let body =
-        json!({ "error": { "code": code, "message": "a fake's message", "innerError": {} } }).to_string();
+    // As Graph has it, though the fake has no clock and no log.
+    let ids = ["request-id", "client-request-id"].map(|id| (id.to_owned(), json!(object_id(0))));
+    let mut inner: Map<String, Value> = ids.into_iter().collect();
+    inner.insert("date".to_owned(), json!("2026-11-23T00:00:00"));
+    let body = json!({ "error": { "code": code, "message": "a fake's message", "innerError": inner } });
+    let body = body.to_string();
     let mut response = (status, [("content-type", "application/json")], body).into_response();
     if let Some(seconds) = retry_after {
         response.headers_mut().insert("retry-after", seconds.into());
@@ -180,7 +186,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if !identity::admits(request.headers(), &shared.origin, 0) {
         return refuse(401, "InvalidAuthenticationToken", None);
     }
-    let of_feed = request.uri().path() == "/v1.0/devices/delta";
+    // Graph takes both for the same; Microsoft's own client says the second.
+    let of_feed = ["/v1.0/devices/delta", "/v1.0/devices/delta()"].contains(&request.uri().path());
     let (calls, faults) =
         if of_feed { (&shared.feed_calls, &shared.feed_faults) } else { (&shared.calls, &shared.faults) };
     *calls.lock().expect("nobody panicked") += 1;
@@ -205,14 +212,19 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             _ => refuse(400, "BadRequest", None),
         };
     }
-    if let Some(device) = asked_for_groups(request.uri().path()) {
-        if *request.method() != Method::POST || request.uri().query().is_some() {
-            return refuse(405, "BadRequest", None);
+    let path = request.uri().path().to_owned();
+    let (method, query) = (request.method().clone(), request.uri().query().map(str::to_owned));
+    match address(&path) {
+        Some((device, "/checkMemberGroups")) if method == Method::POST && query.is_none() => {
+            return check_member_groups(&shared, device, request, fault.as_ref()).await;
         }
-        let device = device.to_owned();
-        return check_member_groups(&shared, &device, request, fault.as_ref()).await;
+        Some((device @ Address::Device(_), "")) if method == Method::GET => {
+            return one(&shared, device, query.as_deref().unwrap_or(""), fault.as_ref());
+        }
+        Some(_) => return refuse(405, "BadRequest", None),
+        None => {}
     }
-    if (request.method(), request.uri().path()) != (&Method::GET, "/v1.0/devices") {
+    if (&method, path.as_str()) != (&Method::GET, "/v1.0/devices") {
         return refuse(400, "BadRequest", None);
     }
     let Some(found) = find(&shared, request.uri().query().unwrap_or("")) else {
@@ -234,14 +246,64 @@ fn json_answer(mut text: String, fault: Option<&Fault>) -> Response {
         .into_response()
 }
 
-fn asked_for_groups(path: &str) -> Option<&str> {
-    path.strip_prefix("/v1.0/devices(deviceId='")?.strip_suffix("')/checkMemberGroups")
+/// How a device is named in a path.
+#[derive(Clone, Copy)]
+enum Address<'a> {
+    /// By the id of the device.
+    Device(&'a str),
+    /// By the id of its object.
+    Object(&'a str),
+}
+
+impl Address<'_> {
+    fn find(self, shared: &Shared) -> Option<Value> {
+        let (property, wanted) = match self {
+            Self::Device(id) => ("deviceId", id),
+            Self::Object(id) => ("id", id),
+        };
+        let is =
+            |value: &&Value| value[property].as_str().is_some_and(|has| has.eq_ignore_ascii_case(wanted));
+        shared.devices.lock().expect("nobody panicked").iter().find(is).cloned()
+    }
+}
+
+/// The device that a path names, and what follows on it.
+fn address(path: &str) -> Option<(Address<'_>, &str)> {
+    let rest = path.strip_prefix("/v1.0/devices")?;
+    if let Some(device) = rest.strip_prefix("(deviceId='") {
+        return device.split_once("')").map(|(id, rest)| (Address::Device(id), rest));
+    }
+    let object = rest.strip_prefix('/')?;
+    let (id, _) = object.split_once('/')?;
+    Some((Address::Object(id), object.get(id.len()..)?))
+}
+
+/// Strict: a selection and nothing else, or all that there is.
+fn one(shared: &Shared, device: Address<'_>, query: &str, fault: Option<&Fault>) -> Response {
+    let query: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let select = match query.as_slice() {
+        [] => None,
+        [(name, list)] if name == "$select" => Some(list),
+        _ => return refuse(400, "Request_UnsupportedQuery", None),
+    };
+    let Some(found) = device.find(shared) else { return refuse(404, "Request_ResourceNotFound", None) };
+    let mut found = select.map_or_else(|| found.clone(), |list| chosen(&found, list));
+    found["@odata.context"] = json!(format!("{}/v1.0/$metadata#devices/$entity", shared.origin));
+    json_answer(found.to_string(), fault)
+}
+
+/// What is selected of a device.
+fn chosen(device: &Value, select: &str) -> Value {
+    let names: Vec<&str> = select.split(',').collect();
+    let all = device.as_object().into_iter().flatten();
+    let named = all.filter(|(name, _)| names.contains(&name.as_str()));
+    Value::Object(named.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// Strict: one list of 1 to 20 GUIDs. Groups that nobody knows are left out, as Graph does.
 async fn check_member_groups(
     shared: &Shared,
-    device: &str,
+    device: Address<'_>,
     request: Request,
     fault: Option<&Fault>,
 ) -> Response {
@@ -255,12 +317,7 @@ async fn check_member_groups(
     let Some(ids) = ids.filter(|ids| (1..=20).contains(&ids.len())) else {
         return refuse(400, "Request_BadRequest", None);
     };
-    let of_device =
-        |value: &&Value| value["deviceId"].as_str().is_some_and(|has| has.eq_ignore_ascii_case(device));
-    let devices = shared.devices.lock().expect("nobody panicked").clone();
-    let Some(found) = devices.iter().find(of_device) else {
-        return refuse(404, "Request_ResourceNotFound", None);
-    };
+    let Some(found) = device.find(shared) else { return refuse(404, "Request_ResourceNotFound", None) };
     let member = |id: &&str| {
         let groups = found["transitiveMemberOf"].as_array().into_iter().flatten();
         groups.filter_map(|group| group["id"].as_str()).any(|has| has.eq_ignore_ascii_case(id))
@@ -283,14 +340,9 @@ fn find(shared: &Shared, query: &str) -> Option<Vec<Value>> {
         return None;
     }
     let wanted = text.replace("''", "'");
-    let select: Vec<&str> = query.get("$select")?.split(',').collect();
+    let select = query.get("$select")?;
     let fits =
         |device: &&Value| device[property].as_str().is_some_and(|has| has.eq_ignore_ascii_case(&wanted));
-    let chosen = |device: &Value| {
-        let all = device.as_object().into_iter().flatten();
-        let named = all.filter(|(name, _)| select.contains(&name.as_str()));
-        Value::Object(named.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
-    };
     let devices = shared.devices.lock().expect("nobody panicked");
-    Some(devices.iter().filter(fits).take(top).map(chosen).collect())
+    Some(devices.iter().filter(fits).take(top).map(|device| chosen(device, select)).collect())
 }

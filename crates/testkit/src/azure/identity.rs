@@ -28,8 +28,9 @@ pub const EXPIRES: u64 = 4_102_444_800;
 pub fn token(audience: &str) -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let head = part(json!({ "alg": "RS256", "typ": "JWT" }));
-    let claims =
-        part(json!({ "aud": audience, "iss": "https://sts.windows.net/t/", "nbf": 1, "exp": EXPIRES }));
+    let claims = part(
+        json!({ "aud": audience, "iss": "https://sts.windows.net/t/", "iat": 1, "nbf": 1, "exp": EXPIRES }),
+    );
     format!("{head}.{claims}.c2ln")
 }
 

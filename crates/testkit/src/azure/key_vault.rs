@@ -94,6 +94,7 @@ struct Shared {
     keys: Mutex<Keys>,
     faults: Mutex<VecDeque<(Call, Fault)>>,
     always: Mutex<Option<Fault>>,
+    of_secret: Mutex<HashMap<String, Fault>>,
     counts: Mutex<HashMap<Call, usize>>,
     at_work: Mutex<HashMap<Call, (usize, usize)>>,
     sets: Mutex<Sets>,
@@ -181,6 +182,7 @@ impl FakeKeyVault {
                 keys: Mutex::default(),
                 faults: Mutex::default(),
                 always: Mutex::default(),
+                of_secret: Mutex::default(),
                 counts: Mutex::default(),
                 at_work: Mutex::default(),
                 sets: Mutex::default(),
@@ -200,6 +202,15 @@ impl FakeKeyVault {
     /// Every call goes wrong, until told otherwise.
     pub fn always(&self, fault: Option<Fault>) {
         *lock(&self.shared.always) = fault;
+    }
+
+    /// Every set of this secret goes wrong, until told otherwise.
+    pub fn always_setting(&self, name: &str, fault: Option<Fault>) {
+        let mut all = lock(&self.shared.of_secret);
+        match fault {
+            Some(fault) => drop(all.insert(name.to_owned(), fault)),
+            None => drop(all.remove(name)),
+        }
     }
 
     /// Whether every fault has happened.
@@ -302,7 +313,12 @@ impl Shared {
         self.clock.0.now().0 / 1000
     }
 
-    fn next_fault(&self, call: Call) -> Option<Fault> {
+    fn next_fault(&self, call: Call, path: &[&str]) -> Option<Fault> {
+        if let (Call::Set, [_, name]) = (call, path)
+            && let Some(fault) = lock(&self.of_secret).get(*name)
+        {
+            return Some(fault.clone());
+        }
         let mut faults = lock(&self.faults);
         let next = faults.iter().position(|(of, _)| *of == call).and_then(|at| faults.remove(at));
         next.map(|(_, fault)| fault).or_else(|| lock(&self.always).clone())
@@ -365,7 +381,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if call == Call::Set && !lock(&shared.sets).take(Instant::now()) {
         return throttled(Some(1));
     }
-    let fault = shared.next_fault(call);
+    let fault = shared.next_fault(call, &path);
     match fault {
         Some(Fault::Throttled(seconds)) => return throttled(seconds),
         Some(Fault::Forbidden(inner)) => {

@@ -41,7 +41,7 @@ pub(in crate::commands) async fn write(deployment: &Deployment, to: &Path) -> Re
     let bundle = json!({
         "keyturn": env!("CARGO_PKG_VERSION"),
         "made_ms": engines.clock().now(),
-        "checks": super::examine(deployment).await,
+        "checks": super::examine(deployment, false).await,
         "configuration": without_addresses(&config::toml(&deployment.config.sections)?).lines().collect::<Vec<_>>(),
         "queues": queues,
         "dead_letters": dead,

@@ -28,6 +28,7 @@ pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
     }
     for queue in &deployment.config.queues.service_bus {
         checks.extend(sessions(deployment, *queue).await);
+        checks.extend(sending(deployment, *queue).await);
     }
     for (queue, engine) in deployment.engines.strays() {
         checks.push(strays(*queue, &**engine).await);
@@ -112,6 +113,17 @@ async fn sessions(deployment: &Deployment, queue: QueueName) -> Option<Check> {
     Some(match deployment.engines.service_bus()?.agrees(queue).await {
         Ok(()) if required => Check::ok(NAME, format!("{queue}: it requires sessions, as configured")),
         Ok(()) => Check::ok(NAME, format!("{queue}: it requires none, as configured")),
+        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), mend),
+    })
+}
+
+/// Whether messages may be sent to a queue of Service Bus. Nothing is.
+async fn sending(deployment: &Deployment, queue: QueueName) -> Option<Check> {
+    const NAME: &str = "sending";
+    let mend = "whoever sends there needs the role: of the roles of Keyturn the one before this queue, and whoever replays dead \
+                letters: docs/AZURE.md";
+    Some(match deployment.engines.service_bus()?.may_send(queue).await {
+        Ok(()) => Check::ok(NAME, format!("{queue}: this identity may send")),
         Err(error) => Check::failed(NAME, format!("{queue}: {error}"), mend),
     })
 }
