@@ -150,6 +150,6 @@ impl Stored {
 fn word(action: Action) -> Result<String, Failure> {
     match serde_json::to_value(action) {
         Ok(serde_json::Value::String(word)) => Ok(word),
-        other => Err(Failure::corrupt("an audit action", format!("{other:?} is no word"))),
+        _ => Err(Failure::corrupt("an audit action", "it is not written as a word")),
     }
 }

@@ -71,7 +71,9 @@ pub(crate) fn refused(error: &tokio_postgres::Error) -> Option<String> {
 }
 
 fn mend(error: &rustls::Error) -> String {
-    use rustls::CertificateError::{BadSignature, NotValidForName, NotValidForNameContext, UnknownIssuer};
+    use rustls::CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer,
+    };
     match error {
         // A root of the same name and with another key is not its root either.
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
@@ -82,6 +84,9 @@ fn mend(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
             "its certificate is for another name than the host in state.postgres.url; use a name that it is for"
                 .to_owned()
+        }
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "its certificate has ended; renew it on the server".to_owned()
         }
         other => format!("TLS with it came to nothing: {other}"),
     }

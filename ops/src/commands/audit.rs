@@ -1,24 +1,22 @@
 //! `keyturn audit`.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use keyturn_ports::audit::{Action, Row, Verified};
 
 use super::{Deployment, anchor, export};
 use crate::cli::{Audit, Output};
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 use crate::output::say;
 
-pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<ExitCode> {
+pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<()> {
     let audit = deployment.engines.audit();
     match command {
         Audit::List { limit } => list(deployment, &audit.recent(*limit).await?)?,
         Audit::Export { since } => export::audit(deployment, since.as_deref()).await?,
         Audit::Anchor => anchor::make(deployment).await?,
-        Audit::Verify { anchor: None } => return verify(deployment, &audit.verify().await?),
+        Audit::Verify { anchor: None } => verify(deployment, &audit.verify().await?)?,
         Audit::Verify { anchor: Some(file) } => {
-            let code = verify(deployment, &audit.verify().await?)?;
+            let chain = verify(deployment, &audit.verify().await?);
             let checked = anchor::check(deployment, file).await?;
             eprintln!("{} anchors hold.", checked.anchors);
             for (kid, anchors) in checked.retired {
@@ -27,10 +25,10 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
                      show no more than the place does in which they were kept."
                 );
             }
-            return Ok(code);
+            chain?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
@@ -50,7 +48,7 @@ fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
     output::table(deployment.output, ["#", "WHEN", "WHO", "WHAT", "DEVICE", "REASON", "DETAIL"], cells, &rows)
 }
 
-fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
+fn verify(deployment: &Deployment, verified: &Verified) -> Result<()> {
     match (deployment.output, verified) {
         (Output::Json, _) => output::json(verified)?,
         (Output::Text, Verified::Intact { rows }) => say!("{rows} rows, the chain is whole"),
@@ -58,7 +56,12 @@ fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
             say!("row {seq} does not follow from the one before it: it or its neighbour was changed");
         }
     }
-    Ok(if matches!(verified, Verified::Intact { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match verified {
+        Verified::Intact { .. } => Ok(()),
+        Verified::Broken { seq } => {
+            Err(Failure::new(Code::AuditBroken, format!("the chain of the audit breaks at row {seq}")))
+        }
+    }
 }
 
 fn word(action: Action) -> &'static str {

@@ -8,9 +8,6 @@ mod keys;
 mod logs;
 mod work;
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use keyturn_ports::schema::Schema;
 use keyturn_service::config::Config;
 use keyturn_service::levels;
@@ -20,6 +17,7 @@ pub(super) use self::bundle::write as support;
 pub(super) use self::keys::home;
 use super::Deployment;
 use crate::cli::{Arguments, Output};
+use crate::failure::{Code, Failure, Result};
 use crate::output::{self, say};
 
 /// How a check ended.
@@ -60,12 +58,12 @@ impl Check {
 }
 
 /// Makes every check and tells each. Ends with 1 if one failed.
-pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let checks = match Deployment::open(arguments) {
         Ok(deployment) => examine(&deployment).await,
         Err(error) => {
             let mend = "nothing else can be looked at before this is mended";
-            vec![Check::failed("configuration", format!("{error:#}"), mend)]
+            vec![Check::failed("configuration", format!("{} {error}", error.code().code()), mend)]
         }
     };
     if arguments.output == Output::Json {
@@ -82,8 +80,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
             say!("{}", output::printable(line));
         }
     }
-    let failed = checks.iter().any(|check| check.state == State::Failed);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    match checks.iter().filter(|check| check.state == State::Failed).count() {
+        0 => Ok(()),
+        failed => Err(Failure::new(Code::CheckFailed, format!("{failed} of {} checks failed", checks.len()))),
+    }
 }
 
 pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {

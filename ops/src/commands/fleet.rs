@@ -1,13 +1,12 @@
 //! `keyturn fleet`: how the fleet stands, in the words that `device show` uses for one device.
 
-use anyhow::Result;
 use keyturn_domain::standing::DeviceStanding;
 use keyturn_service::fleet::{self, Report, Surveyed, Surveyor};
 use serde_json::json;
 
 use super::Deployment;
 use crate::cli::Output;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 
 pub(super) async fn run(deployment: &Deployment, list: bool, last: bool) -> Result<()> {
@@ -56,7 +55,7 @@ async fn last_report(deployment: &Deployment) -> Result<()> {
     let Some(report) = fleet::last(&*deployment.engines.chores()).await? else {
         let text = "there is no report yet: the rotator, or `keyturn up`, makes one at its start and every \
                     fleet.report_every";
-        return Err(Failure::NotFound(text.to_owned()).into());
+        return Err(Failure::new(Code::NothingToDo, text));
     };
     if deployment.output == Output::Json {
         return output::json(&report);

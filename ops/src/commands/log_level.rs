@@ -1,12 +1,11 @@
 //! `keyturn log-level`: how much running processes log.
 
-use anyhow::Result;
 use keyturn_service::config::Config;
 use keyturn_service::levels;
 use serde_json::json;
 
 use crate::cli::{Arguments, LogLevel, Output};
-use crate::failure::usage;
+use crate::failure::{Result, usage};
 use crate::output::{self, say};
 
 /// Opens no engine: it has to work when nothing else does.

@@ -3,7 +3,6 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::{Depth, QueueName};
 use keyturn_service::engines::Engines;
@@ -11,7 +10,7 @@ use serde::Serialize;
 
 use super::Deployment;
 use crate::cli::{Output, Queues};
-use crate::failure::usage;
+use crate::failure::{Result, usage};
 use crate::output;
 use crate::output::say;
 

@@ -13,6 +13,7 @@ mod dead_letters;
 mod deployment;
 mod doctor;
 mod envelope;
+mod errors;
 mod fleet;
 mod graph;
 mod groups;
