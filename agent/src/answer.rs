@@ -53,7 +53,7 @@ pub enum Rejection {
     #[error("it is for another lane")]
     Lane,
     /// A code that does not answer this kind of message.
-    #[error("{0:?} is no answer to this message")]
+    #[error("«{}» is no answer to this message", .0.as_str())]
     Code(Code),
     /// A version was promised and is not there.
     #[error("it encloses no version")]

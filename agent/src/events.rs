@@ -85,7 +85,7 @@ pub(crate) fn not_recorded(reason: &dyn Display) {
 }
 
 pub(crate) fn nothing_to_set(rid: RequestId, code: Code) {
-    log!(info, NothingToSet, request.id = %rid, code = ?code, "Request {rid} was answered without a version to set: {code:?}");
+    log!(info, NothingToSet, request.id = %rid, code = code.as_str(), "Request {rid} was answered without a version to set: {}", code.as_str());
 }
 
 pub(crate) fn account_created(account: &str) {

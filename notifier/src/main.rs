@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         let (config, clock) = (&host.config, host.engines.clock());
         let webhooks =
             Webhooks::new(config.deployment.clone(), &config.alarms, host.webhook_secrets()?, clock)
-                .map_err(StartError::role)?;
+                .map_err(StartError::service)?;
         let shipping = host.shipping()?;
         tokio::join!(host.work(QueueName::Outcomes, notifier), host.work_on_alarms(webhooks), shipping);
         Ok(())

@@ -3,11 +3,13 @@
 mod audit;
 mod devices;
 mod letters;
+mod mistakes;
 mod secrets;
 mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keyturn_domain::span::Span;
@@ -105,6 +107,12 @@ pub(crate) enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Print the page of an error code: what it means, how its cause is found, and the mend. Without a code, list them.
+    Explain {
+        /// The code, like KT-0404.
+        #[arg(value_parser = mistakes::AnyCode, hide_possible_values = true)]
+        code: Option<String>,
+    },
     /// Print what completes this command in a shell.
     Completions {
         /// The shell.
@@ -201,7 +209,8 @@ pub(crate) enum Config {
     Template,
 }
 
-/// Reads the command line; says what is wrong with it and exits with 2 if something is.
-pub(crate) fn parse() -> Arguments {
-    Arguments::parse()
+/// Reads the command line; says what is wrong with it, or what was asked for with --help, and with what the program ends
+/// then.
+pub(crate) fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| mistakes::tell(&error))
 }

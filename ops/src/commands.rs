@@ -7,6 +7,7 @@ mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod device;
 mod doctor;
+mod explain;
 mod export;
 mod fleet;
 mod group;
@@ -25,9 +26,6 @@ mod show;
 mod up;
 mod vault;
 
-use std::process::ExitCode;
-
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::{Action, NewRow};
 use keyturn_service::config::Config;
@@ -35,6 +33,7 @@ use keyturn_service::engines::Engines;
 use keyturn_service::keys::KeyStore;
 
 use crate::cli::{Arguments, Command, Events, Output, Vault};
+use crate::failure::{Context as _, Result};
 use crate::{operator, output};
 
 /// What most commands need: a deployment, opened.
@@ -74,34 +73,35 @@ impl Deployment {
     }
 }
 
-/// Carries out what was said.
-pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
+/// Carries out what was said. Whatever does not end well is a failure: there is no other way to another exit code.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let open = || Deployment::open(&arguments);
     match &arguments.command {
         Command::Init(init) => init::run(init, &arguments)?,
-        Command::Up(up) => return Box::pin(up::run(&arguments, up)).await,
+        Command::Up(up) => Box::pin(up::run(&arguments, up)).await?,
         Command::Device(device) => device::run(&open()?, device).await?,
         Command::Group(group) => group::run(&open()?, group).await?,
         Command::Reveal(reveal) => reveal::run(&open()?, reveal).await?,
         Command::Fleet { list, last_report } => fleet::run(&open()?, *list, *last_report).await?,
         Command::LogLevel(level) => log_level::run(&arguments, level).await?,
-        Command::Doctor { write } => return Box::pin(doctor::run(&arguments, *write)).await,
+        Command::Doctor { write } => Box::pin(doctor::run(&arguments, *write)).await?,
+        Command::Explain { code } => explain::run(arguments.output, code.as_deref())?,
         Command::Support { to } => doctor::support(&open()?, to).await?,
         Command::Queues(queues) => queues::run(&open()?, queues).await?,
         Command::DeadLetters(letters) => dead_letters::run(&open()?, letters).await?,
-        Command::Audit(audit) => return audit::run(&open()?, audit).await,
+        Command::Audit(audit) => audit::run(&open()?, audit).await?,
         Command::Keys(keys) => keys::run(&open()?, keys).await?,
         Command::Root(root) => root::run(&open()?, root).await?,
         // On another machine there is nothing but the file and the key.
-        Command::Vault(Vault::OpenExport(open)) => return vault::open_export::run(open, arguments.output),
-        Command::Vault(vault) => return vault::run(&open()?, vault).await,
-        Command::Backup(backup) => return backup::run(&arguments, backup).await,
-        Command::Restore(restore) => return backup::restore(&arguments, restore).await,
-        Command::Migrate(migrate) => return Box::pin(migrate::run(&arguments, migrate)).await,
+        Command::Vault(Vault::OpenExport(open)) => vault::open_export::run(open, arguments.output)?,
+        Command::Vault(vault) => vault::run(&open()?, vault).await?,
+        Command::Backup(backup) => backup::run(&arguments, backup).await?,
+        Command::Restore(restore) => backup::restore(&arguments, restore).await?,
+        Command::Migrate(migrate) => Box::pin(migrate::run(&arguments, migrate)).await?,
         Command::Events(Events::Export { since }) => export::events(&open()?, since.as_deref()).await?,
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { to } => manual::pages(to)?,
-        Command::Config(config) => return Box::pin(config::run(&arguments, config)).await,
+        Command::Config(config) => Box::pin(config::run(&arguments, config)).await?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -13,7 +13,6 @@ mod proof;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +20,15 @@ use anyhow::{Context as _, Result, ensure};
 use keyturn_domain::span::Span;
 use keyturn_ports::audit::Verified;
 use keyturn_service::config::{Config, Logs};
-use keyturn_service::{shell, telemetry};
+use keyturn_service::shell::{self, StartError};
+use keyturn_service::telemetry;
 use tempfile::TempDir;
 
 use self::fleet::{Fleet, Settled};
 use self::plant::Plant;
 use crate::cli::Up;
 use crate::commands::{dead_letters, init};
+use crate::failure::{Code, Failure};
 use crate::operator;
 use crate::output::say;
 
@@ -52,7 +53,23 @@ impl Home {
 }
 
 /// Runs the demo.
-pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
+pub(crate) async fn run(devices: u16, up: &Up) -> std::result::Result<(), Failure> {
+    play(devices, up).await.map_err(failed)
+}
+
+/// What has a code keeps it. Everything else is a demo that did not come to its end.
+fn failed(error: anyhow::Error) -> Failure {
+    let error = match error.downcast::<Failure>() {
+        Ok(failure) => return failure,
+        Err(error) => error,
+    };
+    match error.downcast::<StartError>() {
+        Ok(start) => start.into(),
+        Err(error) => Failure::of(Code::DemoFailed, error.as_ref()),
+    }
+}
+
+async fn play(devices: u16, up: &Up) -> Result<()> {
     let home = match &up.folder {
         Some(folder) => Home::Kept(folder.clone()),
         None => Home::Temporary(TempDir::with_prefix("keyturn-demo-")?),
@@ -83,7 +100,7 @@ pub(crate) async fn run(devices: u16, up: &Up) -> Result<ExitCode> {
     }
     host.stop.cancel();
     plant.end().await?;
-    told.map(|()| ExitCode::SUCCESS)
+    told
 }
 
 /// As good as no limit for one machine.

@@ -1,86 +1,94 @@
-//! How a command fails: one line on stderr with the mend, and an exit code that scripts can go by.
+//! How a command fails: with a code, a message that says what is wrong and what mends it, and the code's exit code.
+//!
+//! Nothing becomes a [`Failure`] by itself but errors that have a code of their own. Everything else is given one where it
+//! happens, because what it means depends on what was being done.
 
+use std::error::Error as StdError;
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use keyturn_ports::Kind;
-use keyturn_service::engines::OpenError;
+pub(crate) use keyturn_service::failure::{Code, Failure};
 
-use crate::output::printable;
+use crate::cli::Output;
 
-/// A failure with an exit code of its own. Everything else is 1.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// Exit code 2: what was said cannot be meant, whatever the deployment is like.
-    #[error("{0}")]
-    Usage(String),
-    /// Exit code 3.
-    #[error("{0}")]
-    NotFound(String),
-    /// Exit code 5: what was named is not, or no longer, what it was taken for.
-    #[error("{0}")]
-    Conflict(String),
-    /// Exit code 6: some of it worked.
-    #[error("{0}")]
-    Partial(String),
-    /// Exit code 130: somebody pressed Ctrl-C. What was done is done.
-    #[error("{0}")]
-    Interrupted(String),
-}
-
-/// The exit code of an error: docs/OPERATE.md has the table.
-fn code(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<Failure>() {
-        Some(Failure::Usage(_)) => 2,
-        Some(Failure::NotFound(_)) => 3,
-        Some(Failure::Conflict(_)) => 5,
-        Some(Failure::Partial(_)) => 6,
-        Some(Failure::Interrupted(_)) => 130,
-        None if error.chain().any(is_no_database) => 3,
-        None => match error.chain().find_map(kind) {
-            Some(Kind::Denied) => 4,
-            Some(Kind::Unavailable) => 7,
-            _ => 1,
-        },
-    }
-}
+/// What commands return.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// What was said wrongly in the value of `option`.
-pub(crate) fn usage(option: &str, why: impl std::fmt::Display) -> anyhow::Error {
-    Failure::Usage(format!("{option}: {why}")).into()
+pub(crate) fn usage(option: &str, why: impl Display) -> Failure {
+    Failure::new(Code::Usage, format!("{option}: {why}"))
 }
 
 /// A reason that says nothing, which the audit would keep.
-pub(crate) fn no_reason() -> anyhow::Error {
-    Failure::Usage("--reason must say why: the audit keeps it".to_owned()).into()
+pub(crate) fn no_reason() -> Failure {
+    Failure::new(Code::ReasonMissing, "--reason must say why: the audit keeps it")
 }
 
-fn is_no_database(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let opened = cause.downcast_ref::<OpenError>();
-    opened.is_some_and(|error| matches!(error, OpenError::NoDatabase(_)) || error.has_no_tables())
+/// Says in the course of what something failed that has a code already.
+pub(crate) trait Context<T> {
+    /// The failure, with `what` in front.
+    fn context(self, what: impl Display) -> Result<T>;
 }
 
-/// What an engine that failed says can be done.
-fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
-    let engine = cause.downcast_ref::<keyturn_ports::Error>().map(keyturn_ports::Error::kind);
-    engine.or_else(|| cause.downcast_ref::<OpenError>().and_then(OpenError::kind))
+impl<T, E: Into<Failure>> Context<T> for Result<T, E> {
+    fn context(self, what: impl Display) -> Result<T> {
+        self.map_err(|error| error.into().within(what))
+    }
 }
 
-/// An error and its causes. What a text has of its cause already is not said twice.
-fn chain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
+/// Gives a code to what has none.
+pub(crate) trait OrFail<T>: Sized {
+    /// The failure, with `what` in front.
+    fn or_fail(self, code: Code, what: impl Display) -> Result<T>;
+
+    /// For what cannot fail.
+    fn or_defect(self) -> Result<T> {
+        self.or_fail(Code::Defect, "this should not happen")
+    }
+}
+
+impl<T, E: StdError> OrFail<T> for Result<T, E> {
+    fn or_fail(self, code: Code, what: impl Display) -> Result<T> {
+        self.map_err(|error| Failure::of(code, &error).within(what))
+    }
+}
+
+impl<T> OrFail<T> for Option<T> {
+    fn or_fail(self, code: Code, what: impl Display) -> Result<T> {
+        self.ok_or_else(|| Failure::new(code, what.to_string()))
+    }
+}
+
+/// Gives a code to what the system says of a file.
+pub(crate) trait OfFile<T> {
+    /// It was to be read.
+    fn read_of(self, path: &Path) -> Result<T>;
+    /// It was to be written, made or taken away.
+    fn written_to(self, path: &Path) -> Result<T>;
+}
+
+impl<T> OfFile<T> for io::Result<T> {
+    fn read_of(self, path: &Path) -> Result<T> {
+        self.or_fail(Code::FileUnread, format_args!("{}: cannot be read", path.display()))
+    }
+
+    fn written_to(self, path: &Path) -> Result<T> {
+        self.map_err(|error| {
+            let code = Code::of_writing(&error);
+            Failure::of(code, &error).within(format_args!("{}: cannot be written", path.display()))
+        })
+    }
+}
+
+/// Tells a failure: for people, or as one line of JSON for programs.
+pub(crate) fn report(failure: &Failure, output: Output) -> ExitCode {
+    match output {
+        Output::Text => failure.report("keyturn"),
+        Output::Json => {
+            eprintln!("{}", failure.json());
+            ExitCode::from(failure.code().exit())
         }
     }
-    text
-}
-
-/// Tells the error and its causes.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    // Parts of it may be somebody else's words. Line breaks are ours: a syntax error shows the line.
-    let lines: Vec<String> = chain(error).lines().map(|line| printable(line.to_owned())).collect();
-    eprintln!("keyturn: {}", lines.join("\n"));
-    ExitCode::from(code(error))
 }

@@ -20,15 +20,21 @@ use std::process::ExitCode;
 
 pub use roles::Roles;
 
+use crate::failure::{Code, OrFail as _};
+
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let arguments = cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failure::report(&error.into()),
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(ended) => return ended,
     };
-    match runtime.block_on(commands::run(arguments)) {
-        Ok(code) => code,
-        Err(error) => failure::report(&error),
+    let output = arguments.output;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime
+        .or_fail(Code::System, "no threads to work with")
+        .and_then(|runtime| runtime.block_on(commands::run(arguments)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure::report(&failure, output),
     }
 }

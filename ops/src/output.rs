@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 
-use anyhow::Result;
 use comfy_table::{Table, presets};
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::envelope::rfc3339;
+use keyturn_service::terminal::is_obeyed;
+pub(crate) use keyturn_service::terminal::printable;
 use serde::Serialize;
 
 use crate::cli::Output;
+use crate::failure::{Code, Failure, OrFail as _, Result};
 
 /// How many characters of what somebody typed are repeated.
 const QUOTED: usize = 80;
@@ -21,8 +23,10 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    eprintln!("keyturn: the output could not be written, and is not whole: {error}");
-    std::process::exit(1);
+    let broken =
+        Failure::of(Code::OutputBroken, &error).within("the output could not be written, and is not whole");
+    let _told = broken.report("keyturn");
+    std::process::exit(broken.code().exit().into());
 }
 
 /// Prints a line of data, like `println!`.
@@ -54,13 +58,13 @@ pub(crate) fn table<const N: usize>(
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    say!("{}", escaped(&serde_json::to_string_pretty(value)?));
+    say!("{}", escaped(&serde_json::to_string_pretty(value).or_defect()?));
     Ok(())
 }
 
 /// Prints a value as a line of JSON.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
-    say!("{}", escaped(&serde_json::to_string(value)?));
+    say!("{}", escaped(&serde_json::to_string(value).or_defect()?));
     Ok(())
 }
 
@@ -73,14 +77,6 @@ fn escaped(json: &str) -> Cow<'_, str> {
     // All of them are below U+10000. They stand in strings only: what surrounds those is ours.
     let shown = |c| if obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     Cow::Owned(json.chars().map(shown).collect::<Vec<_>>().concat())
-}
-
-/// Whether a terminal acts on a character instead of showing it: controls, and marks that are invisible or turn the
-/// direction of what follows.
-fn is_obeyed(c: char) -> bool {
-    let invisible =
-        matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    c.is_control() || invisible
 }
 
 /// Whether the output goes to a terminal that obeys escape codes: one that says it is dumb prints them.
@@ -131,14 +127,6 @@ pub(crate) fn quoted(text: &str) -> String {
         short.push('…');
     }
     format!("«{}»", printable(short))
-}
-
-/// Text that somebody else wrote, fit for a terminal.
-pub(crate) fn printable(text: String) -> String {
-    if !text.contains(is_obeyed) {
-        return text;
-    }
-    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::Kind;
 use keyturn_ports::directory::DeviceRecord;
 use keyturn_service::engines::Engines;
 
-use crate::failure::Failure;
+use crate::failure::{Code, Context as _, Failure, OfFile as _, Result};
 use crate::output::quoted;
 
 /// A device that was named, with its record if the directory has one that can be read.
@@ -33,7 +32,7 @@ pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
         let record = record(engines, id).await?;
         if record.is_none() && !is_heard_of(engines, id).await? {
             let problem = format!("{id}: no such device, neither in the directory nor in the ledger");
-            return Err(Failure::NotFound(problem).into());
+            return Err(Failure::new(Code::NoSuchDevice, problem));
         }
         return Ok(Named { id, record });
     }
@@ -46,19 +45,13 @@ pub(crate) async fn device(engines: &Engines, text: &str) -> Result<Named> {
         (Some(id), 1) => Ok(Named { id: *id, record: record(engines, *id).await? }),
         (None, _) => {
             let mend = "`keyturn device list` lists them";
-            Err(Failure::NotFound(format!(
-                "{}: no device has this name or serial number; {mend}",
-                quoted(text)
-            ))
-            .into())
+            let problem = format!("{}: no device has this name or serial number; {mend}", quoted(text));
+            Err(Failure::new(Code::NoSuchDevice, problem))
         }
         (Some(_), _) => {
             let list = list.join(", ");
-            Err(Failure::Conflict(format!(
-                "{} names several devices: {list}; say which by its id",
-                quoted(text)
-            ))
-            .into())
+            let problem = format!("{} names several devices: {list}; say which by its id", quoted(text));
+            Err(Failure::new(Code::SeveralByThatName, problem))
         }
     }
 }
@@ -87,13 +80,13 @@ pub(crate) async fn record(engines: &Engines, id: DeviceId) -> Result<Option<Dev
 
 /// The devices of a list, one a line. Every one must be known before anything is done, of which `done` is the word.
 pub(crate) async fn list(engines: &Engines, file: &Path, done: &str) -> Result<Vec<DeviceId>> {
-    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let text = fs::read_to_string(file).read_of(file)?;
     let mut devices = BTreeSet::new();
     for (number, line) in (1..).zip(text.lines()) {
         let name = line.split('#').next().unwrap_or_default().trim();
         if !name.is_empty() {
-            let place = || format!("{}:{number}; nothing was {done}", file.display());
-            devices.insert(device(engines, name).await.with_context(place)?.id);
+            let place = format_args!("{}:{number}; nothing was {done}", file.display());
+            devices.insert(device(engines, name).await.context(place)?.id);
         }
     }
     Ok(devices.into_iter().collect())

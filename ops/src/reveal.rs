@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::{DeviceId, KeyHash, LaneId, VersionId};
 use keyturn_domain::lane::{Lane, RotationPolicy, Standing};
 use keyturn_domain::password::Password;
@@ -11,7 +10,7 @@ use keyturn_ports::vault::Vault;
 use keyturn_schemas::security_id::{DEVICE_KEY, RegisteredKey};
 use keyturn_service::engines::Engines;
 
-use crate::failure::{Failure, no_reason};
+use crate::failure::{Code, Context as _, Failure, OrFail as _, Result, no_reason};
 use crate::resolve;
 
 /// Who looks, and why.
@@ -100,7 +99,8 @@ impl Look<'_> {
         let lanes = self.engines.ledger_reader().lanes(device).await?;
         let entries = self.vault.history(device).await?;
         let entry = entries.into_iter().find(|entry| entry.version == version);
-        let unknown = || Failure::NotFound(format!("{version}: the device has no such version"));
+        let unknown =
+            || Failure::new(Code::NothingByThatName, format!("{version}: the device has no such version"));
         // The ledger may have been restored from before it knew the version; the vault has its own words for it.
         let keyturn_ports::vault::Entry { lane, vault_ref, .. } = entry.ok_or_else(unknown)?;
         let known = lanes.iter().find(|one| one.key.id() == lane);
@@ -133,7 +133,7 @@ impl Look<'_> {
         if wanted.is_empty() {
             let problem =
                 format!("{device}: no password is known for this device; see `keyturn device history`");
-            return Err(Failure::NotFound(problem).into());
+            return Err(Failure::new(Code::NothingToDo, problem));
         }
         let versions: Vec<String> = wanted.iter().map(|one| one.version.to_string()).collect();
         let row = NewRow {
@@ -158,12 +158,18 @@ impl Look<'_> {
 
     async fn read(&self, wanted: Wanted) -> Result<Revealed> {
         let Wanted { version, lane, account, standing, former_key, vault_ref } = wanted;
-        let missing = || format!("the vault does not have version {version}; restore it from a backup");
+        let missing = format!("the vault does not have version {version}; restore it from a backup");
         let vault_ref = match vault_ref {
             Some(vault_ref) => vault_ref,
-            None => self.engines.ledger_reader().vault_ref(version).await?.with_context(missing)?,
+            None => self
+                .engines
+                .ledger_reader()
+                .vault_ref(version)
+                .await?
+                .or_fail(Code::VersionMissing, &missing)?,
         };
-        let password = self.vault.read(lane, version, &vault_ref).await?.with_context(missing)?;
+        let password =
+            self.vault.read(lane, version, &vault_ref).await?.or_fail(Code::VersionMissing, &missing)?;
         Ok(Revealed { version, lane, account, standing, former_key, password })
     }
 }

@@ -107,7 +107,7 @@ impl Roles {
     pub fn webhooks(&self) -> Result<Webhooks, StartError> {
         let (config, clock) = (&self.host.config, self.host.engines.clock());
         let secrets = self.host.webhook_secrets()?;
-        Webhooks::new(config.deployment.clone(), &config.alarms, secrets, clock).map_err(StartError::role)
+        Webhooks::new(config.deployment.clone(), &config.alarms, secrets, clock).map_err(StartError::service)
     }
 
     /// Serves devices in the background. Returns the address and the server's task.

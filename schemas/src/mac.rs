@@ -165,8 +165,8 @@ pub fn parse_secrets(kind: &'static str, text: &str) -> Result<Vec<NumberedSecre
 /// Reads the keys of a ring file of this kind with what is noted about them, the sealing one first.
 pub fn parse_keys(kind: &'static str, text: &str) -> Result<Vec<FiledKey>, RingError> {
     // The parser's own message may quote the text, and with it a key: say only where it stopped.
-    let file: RingFile = serde_json::from_str(text)
-        .map_err(|error| RingError::Syntax(format!("line {}, column {}", error.line(), error.column())))?;
+    let file: RingFile =
+        serde_json::from_str(text).map_err(|error| RingError::Syntax(stopped(text, &error)))?;
     if file.kind != kind {
         return Err(RingError::Kind { found: file.kind, wanted: kind });
     }
@@ -185,6 +185,20 @@ pub fn parse_keys(kind: &'static str, text: &str) -> Result<Vec<FiledKey>, RingE
         })
     };
     file.keys.iter().map(filed).collect()
+}
+
+/// Where the parser stopped, and why, without what stands there.
+fn stopped(text: &str, error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    if text.trim().is_empty() {
+        return "the file is empty".to_owned();
+    }
+    let why = match error.classify() {
+        Category::Eof => "it ends too early",
+        Category::Data => "something stands there that does not belong there, or is missing",
+        Category::Syntax | Category::Io => "it is no JSON from there on",
+    };
+    format!("{why} (line {}, column {})", error.line(), error.column())
 }
 
 fn secret(key: &RingKey) -> Result<Zeroizing<[u8; 32]>, RingError> {

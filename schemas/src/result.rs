@@ -32,6 +32,21 @@ pub enum Code {
     Refused,
 }
 
+impl Code {
+    /// The word, as it is sent.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rotate => "rotate",
+            Self::NotDue => "not_due",
+            Self::Held => "held",
+            Self::Recorded => "recorded",
+            Self::Stale => "stale",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// What a result says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

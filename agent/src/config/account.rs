@@ -136,5 +136,5 @@ fn check_group(group: &str) -> Result<(), String> {
     if !group.is_empty() && !group.starts_with('-') && group.bytes().all(plain) {
         return Ok(());
     }
-    Err(format!("{group:?} is no name of a group"))
+    Err(format!("«{group}» is no name of a group"))
 }

@@ -70,7 +70,7 @@ impl Signer for Pkcs11Key {
     }
 
     fn place(&self) -> String {
-        format!("the key {} of the token {:?}", self.wanted(), self.token)
+        format!("the key {} of the token \"{}\"", self.wanted(), self.token)
     }
 
     fn time_limit(&self) -> Option<Duration> {
@@ -99,7 +99,7 @@ impl Pkcs11Key {
 
     /// The one slot with the token.
     fn slot(&self, module: &Pkcs11) -> Result<Slot, Error> {
-        let away = |reason: String| Error::Away { place: format!("the token {:?}", self.token), reason };
+        let away = |reason: String| Error::Away { place: format!("the token \"{}\"", self.token), reason };
         let slots = module.get_slots_with_token().map_err(|error| away(error.to_string()))?;
         let label = |slot: &Slot| module.get_token_info(*slot).ok().map(|token| token.label().to_owned());
         let named: Vec<(Slot, String)> =
@@ -109,7 +109,7 @@ impl Pkcs11Key {
             (Some((slot, _)), None) => Ok(*slot),
             (Some(_), Some(_)) => Err(away("the module has more than one token of that label".to_owned())),
             (None, _) => {
-                let labels: Vec<String> = named.iter().map(|(_, label)| format!("{label:?}")).collect();
+                let labels: Vec<String> = named.iter().map(|(_, label)| format!("\"{label}\"")).collect();
                 Err(away(format!("the module {} has {}", self.module.display(), some_of(&labels))))
             }
         }
@@ -118,7 +118,7 @@ impl Pkcs11Key {
     /// Logs on, with a PIN that was not refused before and while there is more than one try left.
     fn log_on(&self, module: &Pkcs11, slot: Slot, session: &Session, turn: &Turn<'_>) -> Result<(), Error> {
         let token = module.get_token_info(slot).map_err(|error| self.failed(&error))?;
-        let place = format!("the token {:?}", self.token);
+        let place = format!("the token \"{}\"", self.token);
         let locked = |reason: &str| Err(Error::Locked { place: place.clone(), reason: reason.to_owned() });
         if !token.login_required() {
             return Ok(());
@@ -167,7 +167,7 @@ impl Pkcs11Key {
                 let others = session.find_objects(&all).map_err(|error| self.failed(&error))?;
                 let others: Vec<String> = others.into_iter().map(|key| described(session, key)).collect();
                 Err(Error::Absent {
-                    place: format!("the token {:?}", self.token),
+                    place: format!("the token \"{}\"", self.token),
                     reason: format!("{} was looked for, and there is {}", self.wanted(), some_of(&others)),
                 })
             }
@@ -207,8 +207,8 @@ fn named(label: Option<&str>, id: Option<&[u8]>) -> String {
     let hex = |hex: String, byte: &u8| hex + &format!("{byte:02x}");
     let id = id.map(|id| id.iter().fold(String::new(), hex));
     match (label, id) {
-        (Some(label), Some(id)) => format!("{label:?} (id {id})"),
-        (Some(label), None) => format!("{label:?}"),
+        (Some(label), Some(id)) => format!("\"{label}\" (id {id})"),
+        (Some(label), None) => format!("\"{label}\""),
         (None, Some(id)) => format!("with the id {id}"),
         (None, None) => "without a name".to_owned(),
     }

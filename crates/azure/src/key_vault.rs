@@ -79,6 +79,14 @@ struct Inner {
     pace: Arc<dyn Pace>,
 }
 
+/// The addresses.
+impl std::fmt::Display for KeyVault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let urls: Vec<String> = self.0.shards.iter().map(|shard| shard.url.to_string()).collect();
+        f.write_str(&urls.join(", "))
+    }
+}
+
 impl std::fmt::Debug for KeyVault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.shards.iter().map(|shard| shard.url.to_string())).finish()

@@ -36,7 +36,9 @@ pub struct HttpsUrl(Url);
 
 /// A text that is not such an origin.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not an address like https://example.vault.azure.net: https, a host, and nothing after it")]
+#[error(
+    "\"{0}\" is not an address like https://example.vault.azure.net: https, a host, and nothing after it"
+)]
 pub struct NotAUrl(String);
 
 impl FromStr for HttpsUrl {

@@ -25,7 +25,7 @@ pub struct KeyUrl {
 
 /// A text that is not such an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not an address like https://example.vault.azure.net/keys/keyturn, without a version")]
+#[error("\"{0}\" is not an address like https://example.vault.azure.net/keys/keyturn, without a version")]
 pub struct NotAKey(String);
 
 impl FromStr for KeyUrl {

@@ -169,5 +169,5 @@ impl Stored {
 
 /// A row of an action that this release does not know is another release's to append.
 fn unknown(action: &Action) -> Failure {
-    Failure::corrupt("an audit action", format!("{:?} is none of this release's", action.as_str()))
+    Failure::corrupt("an audit action", format!("«{}» is none of this release's", action.as_str()))
 }

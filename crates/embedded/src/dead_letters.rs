@@ -213,7 +213,7 @@ fn letter(stored: Stored) -> Result<DeadLetter, Failure> {
     let Stored { mut letter, reason, attempts } = stored;
     let what = || format!("dead letter {}", letter.id.0);
     let known = DeadReason::ALL.into_iter().find(|known| known.as_str() == reason);
-    let reason = known.ok_or_else(|| Failure::corrupt(what(), format!("unknown reason {reason:?}")))?;
+    let reason = known.ok_or_else(|| Failure::corrupt(what(), format!("unknown reason «{reason}»")))?;
     let attempts: Vec<StoredAttempt> =
         serde_json::from_str(&attempts).map_err(|error| Failure::corrupt(what(), error))?;
     letter.reason = reason;

@@ -93,7 +93,7 @@ impl Worker {
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     metrics::counter!("keyturn_engine_errors_total", "queue" => self.name.as_str())
                         .increment(1);
-                    warn!(queue = %self.name, error = %error, "queue failed, trying again in {pause:?}");
+                    warn!(queue = %self.name, error = %error, "queue failed, trying again in {} ms", pause.as_millis());
                     wait(&stop, tokio::time::sleep(pause)).await;
                 }
             }

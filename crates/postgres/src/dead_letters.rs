@@ -149,7 +149,7 @@ fn letter(row: &Row) -> Result<DeadLetter, Failure> {
             device: rows::device(row, 3)?,
             body: rows::bytes_as_text(row, 4)?,
         },
-        reason: known.ok_or_else(|| Failure::corrupt(what(), format!("unknown reason {reason:?}")))?,
+        reason: known.ok_or_else(|| Failure::corrupt(what(), format!("unknown reason «{reason}»")))?,
         attempts: attempts.into_iter().map(|StoredAttempt { at, error }| Attempt { at, error }).collect(),
         deliveries: rows::number(row, 7)?,
         enqueued: rows::time(row, 8)?,

@@ -67,7 +67,7 @@ impl From<tokio_postgres::Error> for Failure {
         // The server's detail and hint are left out: they repeat rows.
         let detail = match error.as_db_error() {
             Some(said) => format!("PostgreSQL says: {} ({})", said.message(), said.code().code()),
-            None => chain(&error),
+            None => plain(&error),
         };
         let code = error.code();
         let again = code.is_some_and(|code| {
@@ -95,6 +95,35 @@ fn kind_of(code: &str) -> Kind {
         // Shutting down, starting, a standby, too many connections, time-outs, locks, and what nobody thought of.
         _ => Kind::Unavailable,
     }
+}
+
+/// What a connection says that does not come about, or broke: what the system says of it, in words that name what to look
+/// at; the library's own words where it is something else.
+fn plain(error: &tokio_postgres::Error) -> String {
+    use std::io::ErrorKind;
+    let mut cause = std::error::Error::source(error);
+    let mut system = None;
+    while let Some(one) = cause {
+        system = one.downcast_ref::<std::io::Error>().or(system);
+        cause = one.source();
+    }
+    let text = chain(error)
+        .replace("error connecting to server: ", "")
+        .replace("error communicating with the server: ", "");
+    let why = match system.map(std::io::Error::kind) {
+        Some(ErrorKind::ConnectionRefused) => "nobody listens there",
+        Some(ErrorKind::NotFound) => "there is no such socket",
+        Some(ErrorKind::PermissionDenied) => "this user may not use its socket",
+        Some(ErrorKind::TimedOut) => "it does not answer in time",
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => "no network leads there",
+        Some(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe) => {
+            "the connection broke"
+        }
+        _ if text.contains("lookup address") => "its name leads to no address",
+        _ if text.contains("timed out") => "it does not answer in time",
+        _ => return text,
+    };
+    format!("{why}: {text}")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -92,7 +92,7 @@ pub enum OpenError {
     },
     /// There are no tables of ours.
     #[error(
-        "KT-0303: {place} has no tables of Keyturn{}: see that state.postgres.url names the right database; those of a new \
+        "KT-0325: {place} has no tables of Keyturn{}: see that state.postgres.url names the right database; those of a new \
          deployment are made by `keyturn init --tables`, which makes them beside others' too, those of one that moves by \
          `keyturn migrate`",
         besides(*others)

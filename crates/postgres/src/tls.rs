@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -71,7 +71,9 @@ pub(crate) fn refused(error: &tokio_postgres::Error) -> Option<String> {
 }
 
 fn mend(error: &rustls::Error) -> String {
-    use rustls::CertificateError::{BadSignature, NotValidForName, NotValidForNameContext, UnknownIssuer};
+    use rustls::CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer,
+    };
     match error {
         // A root of the same name and with another key is not its root either.
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
@@ -83,15 +85,26 @@ fn mend(error: &rustls::Error) -> String {
             "its certificate is for another name than the host in state.postgres.url; use a name that it is for"
                 .to_owned()
         }
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "its certificate has ended; renew it on the server".to_owned()
+        }
         other => format!("TLS with it came to nothing: {other}"),
+    }
+}
+
+/// What is wrong with a PEM file, without what stands in it.
+fn not_pem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => format!("it cannot be read: {error}"),
+        _ => "there is no certificate in it, in PEM, or one was cut short".to_owned(),
     }
 }
 
 fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
     let wrong = |detail: String| TlsError::Roots { file: file.display().to_string(), detail };
     let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(not_pem(&error)))? {
+        let certificate = certificate.map_err(|error| wrong(not_pem(&error)))?;
         store.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
     if store.is_empty() {

@@ -105,7 +105,7 @@ fn a_database_without_our_tables_is_left_alone() {
     assert!(matches!(error, OpenError::NoTables { others: true, .. }), "{error}");
     let told = error.to_string();
     assert!(
-        told.contains("KT-0303") && told.contains("somebody else's") && told.contains("init --tables"),
+        told.contains("KT-0325") && told.contains("somebody else's") && told.contains("init --tables"),
         "{told}"
     );
     assert_eq!(tables(), "0", "looking makes nothing");

@@ -116,8 +116,8 @@ impl Config {
     /// Reads and checks the file at `path`. Relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         openable(path)?;
-        let mut sections =
-            Sections::from_file(path).map_err(|error| ConfigError::Syntax(without_values(&chain(&error))))?;
+        let mut sections = Sections::from_file(path)
+            .map_err(|error| ConfigError::Syntax(plain(path, &without_values(&chain(&error)))))?;
         let home = path.parent().unwrap_or(Path::new("."));
         for relative in sections.paths() {
             if relative.is_relative() {
@@ -166,6 +166,49 @@ fn without_values(error: &str) -> String {
     let lines: Vec<String> =
         error.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned())).collect();
     lines.join("\n")
+}
+
+/// The parser's words as ours: file and place first, and what belongs where in words of the configuration. The value that
+/// stands there is not repeated here either.
+fn plain(path: &Path, error: &str) -> String {
+    let (_, what) =
+        error.split_once("': ").filter(|_| error.starts_with("failed to ")).unwrap_or(("", error));
+    let what =
+        what.strip_prefix("TOML parse error at ").map_or_else(|| what.to_owned(), |at| format!("at {at}"));
+    let lines: Vec<String> =
+        what.lines().map(|line| typed(line).unwrap_or_else(|| line.to_owned())).collect();
+    format!("{}: {}", path.display(), lines.join("\n"))
+}
+
+/// `invalid type: string "x", expected u64`, in words.
+fn typed(line: &str) -> Option<String> {
+    let (found, wanted) = line.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    let found = match found.split(' ').next()? {
+        "string" => "a text",
+        "integer" => "a whole number",
+        "floating" => "a number with a fraction",
+        "boolean" => "true or false",
+        "map" => "a table",
+        "sequence" => "a list",
+        _ => "something else",
+    };
+    let wanted = match wanted {
+        "a string" => "a text in quotes",
+        "a boolean" => "true or false",
+        "a sequence" => "a list like [\"a\", \"b\"]",
+        number
+            if number
+                .trim_start_matches("a nonzero ")
+                .trim_start_matches(['u', 'i'])
+                .parse::<u8>()
+                .is_ok() =>
+        {
+            "a whole number"
+        }
+        "usize" | "isize" => "a whole number",
+        other => other,
+    };
+    Some(format!("{found} stands there, and {wanted} belongs there"))
 }
 
 /// An error with its causes, each on a line of its own.
@@ -220,7 +263,7 @@ impl Sections {
         problems.extend(self.unkept());
         note(&mut problems, "logs.level", levels::check(&self.logs.level));
         if !["json", "text"].contains(&self.logs.format.as_str()) {
-            problems.push(format!("logs.format: {:?} is neither \"json\" nor \"text\"", self.logs.format));
+            problems.push(format!("logs.format: \"{}\" is neither \"json\" nor \"text\"", self.logs.format));
         }
         let engines = queues.zip(postgres).zip(vault.zip(directory).zip(azure.zip(logs)));
         match (deployment, join_types, policies, admission, alarms, engines) {

@@ -108,11 +108,6 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether there is a database on a server, and no deployment in it.
-    pub fn has_no_tables(&self) -> bool {
-        matches!(self, Self::Postgres(keyturn_postgres::OpenError::NoTables { .. }))
-    }
-
     /// What a caller can do about it, where that is known.
     pub fn kind(&self) -> Option<Kind> {
         match self {

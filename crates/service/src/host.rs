@@ -186,7 +186,7 @@ impl Host {
     /// several processes that do this one ships.
     pub fn shipping(&self) -> Result<impl Future<Output = ()> + use<>, StartError> {
         let (engines, stop) = (&self.engines, self.stop.clone());
-        let logs = engines.logs(&self.config).map_err(StartError::role)?;
+        let logs = engines.logs(&self.config).map_err(StartError::service)?;
         let forwarder = logs.zip(self.config.logs.clone()).map(|(logs, settings)| Forwarder {
             shipping: engines.shipping(),
             audit: engines.audit(),

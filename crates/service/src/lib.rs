@@ -3,7 +3,7 @@
 //!
 //! This crate names adapters and no role; a role's `main.rs` names this crate and its own library. Reading
 //! order: [`config`], [`keys`], [`engines`], [`host`] (what a role gets), [`shell`] (a process from start to
-//! end), [`http`], [`health`], [`telemetry`].
+//! end), [`http`], [`health`], [`telemetry`], [`failure`] (why a process or a command ends).
 
 mod audited;
 pub mod backups;
@@ -11,6 +11,7 @@ pub mod config;
 mod copies;
 mod directory_feed;
 pub mod engines;
+pub mod failure;
 pub mod fleet;
 pub mod keys;
 pub mod levels;
@@ -34,3 +35,4 @@ pub mod health;
 pub mod http;
 pub mod spans;
 pub mod telemetry;
+pub mod terminal;

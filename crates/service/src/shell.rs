@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::engines::{Engines, OpenError};
+use crate::failure::Failure;
 use crate::health::Waits;
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
@@ -60,18 +61,26 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// Something of the role's own.
+    /// A service that the role talks to and whose client cannot be made.
     #[error("{0}")]
-    Role(Box<dyn std::error::Error + Send + Sync>),
+    Service(Box<dyn std::error::Error + Send + Sync>),
+    /// The log file of a command that talks to a person.
+    #[error("{}: the log cannot be written: {source}", path.display())]
+    LogFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The system.
-    #[error("{0}")]
+    #[error("the system does not give what the process needs (threads, signals): {0}")]
     System(#[from] std::io::Error),
 }
 
 impl StartError {
-    /// Something of the role's own.
-    pub fn role(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Role(Box::new(error))
+    /// A service that the role talks to and whose client cannot be made.
+    pub fn service(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Service(Box::new(error))
     }
 }
 
@@ -84,10 +93,7 @@ where
     let started = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::from);
     match started.and_then(|runtime| runtime.block_on(live(name, arguments, role))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("keyturn-{name}: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => Failure::from(error).report(&format!("keyturn-{name}")),
     }
 }
 

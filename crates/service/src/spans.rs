@@ -98,13 +98,13 @@ fn exporter(export: &TraceExport) -> Result<Otlp, StartError> {
     };
     let built = Otlp::builder()
         .with_http()
-        .with_http_client(client(export).map_err(|_| StartError::role(SetupError::Client))?)
+        .with_http_client(client(export).map_err(|_| StartError::service(SetupError::Client))?)
         .with_endpoint(export.endpoint.as_str())
         .with_protocol(Protocol::HttpBinary)
         .with_timeout(export.timeout)
         .with_headers(headers)
         .build();
-    built.map_err(|_| StartError::role(SetupError::Client))
+    built.map_err(|_| StartError::service(SetupError::Client))
 }
 
 /// TLS 1.2 or newer, no redirects, no retries of its own, no proxy of the environment.
@@ -127,7 +127,7 @@ fn client(export: &TraceExport) -> Result<reqwest::Client, reqwest::Error> {
 fn headers(text: &str) -> Result<HashMap<String, String>, StartError> {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let header = |(number, line): (usize, &str)| {
-        let wrong = || StartError::role(SetupError::Header(number));
+        let wrong = || StartError::service(SetupError::Header(number));
         let (name, value) = line.split_once(':').ok_or_else(wrong)?;
         let name = reqwest::header::HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
         let value = value.trim();

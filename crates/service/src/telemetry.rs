@@ -15,13 +15,14 @@ use crate::config::Logs;
 use crate::shell::StartError;
 
 /// Starts logging on stderr. A filter that cannot be read is an error; a second start in one process is ignored.
-pub fn start_logs(logs: &Logs) -> Result<(), ParseError> {
-    start(logs, std::io::stderr)
+pub fn start_logs(logs: &Logs) -> Result<(), StartError> {
+    Ok(start(logs, std::io::stderr)?)
 }
 
 /// Starts logging to a file, for commands that talk to a person on the terminal.
 pub fn start_logs_to_file(logs: &Logs, path: &Path) -> Result<(), StartError> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let failed = |source| StartError::LogFile { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(failed)?;
     Ok(start(logs, Arc::new(file))?)
 }
 

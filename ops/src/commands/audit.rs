@@ -1,27 +1,25 @@
 //! `keyturn audit`.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::audit::{Action, Row, Verified, Wanted};
 use serde_json::json;
 
 use super::{Deployment, anchor, export};
 use crate::cli::{Audit, Output, Search};
-use crate::failure::usage;
+use crate::failure::{Code, Failure, Result, usage};
+use crate::output;
 use crate::output::say;
-use crate::{output, resolve};
+use crate::resolve;
 
-pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<ExitCode> {
+pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<()> {
     let audit = deployment.engines.audit();
     match command {
         Audit::List(search) => search_for(deployment, search).await?,
         Audit::Export { since } => export::audit(deployment, since.as_deref()).await?,
         Audit::Anchor => anchor::make(deployment).await?,
-        Audit::Verify { anchor: None } => return verify(deployment, &audit.verify().await?),
+        Audit::Verify { anchor: None } => verify(deployment, &audit.verify().await?)?,
         Audit::Verify { anchor: Some(file) } => {
-            let code = verify(deployment, &audit.verify().await?)?;
+            let chain = verify(deployment, &audit.verify().await?);
             let checked = anchor::check(deployment, file).await?;
             eprintln!(
                 "{}.",
@@ -37,10 +35,10 @@ pub(super) async fn run(deployment: &Deployment, command: &Audit) -> Result<Exit
                      show no more than the place does in which they were kept."
                 );
             }
-            return Ok(code);
+            chain?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 async fn search_for(deployment: &Deployment, search: &Search) -> Result<()> {
@@ -97,7 +95,7 @@ fn list(deployment: &Deployment, rows: &[Row]) -> Result<()> {
     output::table(deployment.output, ["#", "WHEN", "WHO", "WHAT", "DEVICE", "REASON", "DETAIL"], cells, &rows)
 }
 
-fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
+fn verify(deployment: &Deployment, verified: &Verified) -> Result<()> {
     match (deployment.output, verified) {
         (Output::Json, Verified::Intact { rows }) => output::json(&json!({ "intact": true, "rows": rows }))?,
         (Output::Json, Verified::Broken { seq }) => {
@@ -110,7 +108,12 @@ fn verify(deployment: &Deployment, verified: &Verified) -> Result<ExitCode> {
             say!("row {seq} does not follow from the one before it: it or its neighbour was changed");
         }
     }
-    Ok(if matches!(verified, Verified::Intact { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match verified {
+        Verified::Intact { .. } => Ok(()),
+        Verified::Broken { seq } => {
+            Err(Failure::new(Code::AuditBroken, format!("the chain of the audit breaks at row {seq}")))
+        }
+    }
 }
 
 /// What was done in words; by its one word if a later release did it.

@@ -1,9 +1,7 @@
 //! `keyturn backup` and `keyturn restore`.
 
 use std::path::Path;
-use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_domain::ambient::SystemClock;
 use keyturn_domain::clock::Clock as _;
@@ -13,16 +11,16 @@ use keyturn_service::config::Config;
 
 use super::Deployment;
 use crate::cli::{Arguments, Backup, Output, Restore};
+use crate::failure::{Context as _, Result};
 use crate::operator;
 use crate::output::{self, count, say};
 
-pub(super) async fn run(arguments: &Arguments, command: &Backup) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, command: &Backup) -> Result<()> {
     let (checked, file) = match command {
         Backup::Create { to } => (create(&Deployment::open(arguments)?, to).await?, to),
         Backup::Verify { file } => (backups::check(file)?, file),
     };
-    tell(arguments.output, &checked, file)?;
-    Ok(ExitCode::SUCCESS)
+    tell(arguments.output, &checked, file)
 }
 
 async fn create(deployment: &Deployment, to: &Path) -> Result<Checked> {
@@ -68,7 +66,7 @@ fn tell(output: Output, checked: &Checked, file: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn restore(arguments: &Arguments, command: &Restore) -> Result<ExitCode> {
+pub(super) async fn restore(arguments: &Arguments, command: &Restore) -> Result<()> {
     let Some(backup) = &command.backup else { return declare(arguments, command).await };
     let config = Config::load(&arguments.config)?;
     let stamp = output::when(SystemClock.now()).replace(':', "");
@@ -90,15 +88,15 @@ pub(super) async fn restore(arguments: &Arguments, command: &Restore) -> Result<
     eprintln!(
         "The database is known for restored, and the audit says so. Devices are heard anew. If there is a recovery log, run `keyturn vault recover` before the roles start."
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-async fn declare(arguments: &Arguments, command: &Restore) -> Result<ExitCode> {
+async fn declare(arguments: &Arguments, command: &Restore) -> Result<()> {
     let deployment = Deployment::open(arguments)?;
     let (actor, detail) = (operator::name(), "said by an operator");
     deployment.engines.declare_restored(&actor, &command.reason, detail).await?;
     eprintln!("The database is taken for restored. Devices are heard anew.");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// On stderr, and only on a terminal.

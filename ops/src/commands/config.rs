@@ -1,8 +1,5 @@
 //! `keyturn config`.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use keyturn_domain::policies::{Group, Policies, Policy};
 use keyturn_domain::span::Span;
 use keyturn_service::config::{Config as Loaded, Sections};
@@ -12,9 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{Arguments, Config, Output};
+use crate::failure::{Code, Failure, OrFail as _, Result};
 use crate::output::{json, say};
 
-pub(super) async fn run(arguments: &Arguments, command: &Config) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, command: &Config) -> Result<()> {
     match command {
         Config::Template => say!("{}", Loaded::template()),
         Config::Print => print(arguments.output, &Loaded::load(&arguments.config)?.sections)?,
@@ -25,10 +23,10 @@ pub(super) async fn run(arguments: &Arguments, command: &Config) -> Result<ExitC
                 }
                 loaded => check(&loaded?).await?,
             };
-            return tell(arguments.output, &told);
+            tell(arguments.output, &told)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn print(output: Output, sections: &Sections) -> Result<()> {
@@ -43,13 +41,13 @@ fn print(output: Output, sections: &Sections) -> Result<()> {
 
 /// The values in effect, as a file of them could be, without secrets.
 pub(super) fn toml(sections: &Sections) -> Result<String> {
-    Ok(::toml::to_string(&effective(sections)?)?)
+    ::toml::to_string(&effective(sections)?).or_defect()
 }
 
 /// The values in effect. The addresses of webhooks are left out, and of others who says that he is whom: either may be
 /// all that it takes to get in.
 fn effective(sections: &Sections) -> Result<Value> {
-    let mut value = serde_json::to_value(sections)?;
+    let mut value = serde_json::to_value(sections).or_defect()?;
     clean(&mut value);
     Ok(value)
 }
@@ -85,7 +83,7 @@ struct Told {
     found: String,
 }
 
-fn tell(output: Output, told: &[Told]) -> Result<ExitCode> {
+fn tell(output: Output, told: &[Told]) -> Result<()> {
     if output == Output::Json {
         json(&told)?;
     } else {
@@ -93,8 +91,10 @@ fn tell(output: Output, told: &[Told]) -> Result<ExitCode> {
             say!("{}", format!("{state:<7} {check:<14} {found}").trim_end());
         }
     }
-    let failed = told.iter().any(|one| one.state == FAILED);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    match told.iter().filter(|one| one.state == FAILED).count() {
+        0 => Ok(()),
+        failed => Err(Failure::new(Code::CheckFailed, format!("{failed} of {} checks failed", told.len()))),
+    }
 }
 
 /// Tells every problem, not the first alone.

@@ -9,7 +9,6 @@ mod work;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_pipeline::{replay, spans};
@@ -25,7 +24,7 @@ use self::past::Gone;
 use self::select::{Judged, Names, Selection};
 use super::Deployment;
 use crate::cli::{DeadLetters, Letters, Output};
-use crate::failure::{Failure, no_reason, usage};
+use crate::failure::{Code, Context as _, Failure, OrFail as _, Result, no_reason, usage};
 use crate::output::say;
 use crate::{operator, output};
 
@@ -174,7 +173,7 @@ async fn show(deployment: &Deployment, id: DeadLetterId) -> Result<()> {
         say!("  {}  {}", output::when(attempt.at), output::printable(attempt.error.clone()));
     }
     tell(&letter, judged);
-    say!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body))?);
+    say!("{}", serde_json::to_string_pretty(&redacted(&letter.message.body)).or_defect()?);
     Ok(())
 }
 
@@ -235,8 +234,7 @@ pub(crate) async fn replay(
         .end(plans.iter().filter(|(id, ..)| moved.contains(id)).map(|(id, queue, body)| (*id, *queue, body)));
     if moved.len() < plans.len() {
         let (gone, all) = (plans.len() - moved.len(), output::count(plans.len(), "dead letter"));
-        let text = format!("of {all}, {gone} had gone already");
-        return Err(Failure::Partial(text).into());
+        return Err(Failure::new(Code::Partial, format!("of {all}, {gone} had gone already")));
     }
     Ok(moved)
 }
@@ -252,7 +250,7 @@ async fn planned(engines: &Engines, numbers: &[u64]) -> Result<Vec<Planned>> {
     let mut planned = Vec::with_capacity(numbers.len());
     for number in numbers.iter().copied().collect::<BTreeSet<u64>>() {
         let letter = find(engines, DeadLetterId(number)).await.context("nothing was moved")?;
-        let plan = replay::plan(&letter).with_context(|| format!("{number}: nothing was moved"))?;
+        let plan = replay::plan(&letter).context(format_args!("{number}: nothing was moved"))?;
         planned.push((letter, plan));
     }
     Ok(planned)
@@ -375,9 +373,8 @@ async fn replay_by_number(deployment: &Deployment, ids: &[u64], reason: &str) ->
 }
 
 async fn find(engines: &Engines, id: DeadLetterId) -> Result<DeadLetter> {
-    let missing =
-        || Failure::NotFound(format!("{}: there is no such dead letter; it may have been replayed", id.0));
-    Ok(engines.dead_letters().find(id).await?.ok_or_else(missing)?)
+    let missing = format!("{}: there is no such dead letter; it may have been replayed", id.0);
+    engines.dead_letters().find(id).await?.or_fail(Code::NothingByThatName, missing)
 }
 
 fn last_error(letter: &DeadLetter) -> String {

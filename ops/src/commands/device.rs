@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::LaneId;
 use keyturn_domain::span::Span;
 use keyturn_domain::standing;
@@ -19,7 +18,7 @@ use serde::Deserialize;
 use super::hold::FOR_GOOD;
 use super::{Deployment, rotate, show};
 use crate::cli::Device;
-use crate::failure::{Failure, no_reason, usage};
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result, no_reason, usage};
 use crate::{output, resolve};
 
 pub(super) async fn run(deployment: &Deployment, command: &Device) -> Result<()> {
@@ -64,18 +63,20 @@ async fn import(deployment: &Deployment, file: &Path) -> Result<()> {
         Page { value: Vec<serde_json::Value> },
         List(Vec<serde_json::Value>),
     }
-    let text = fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    let export: Export = serde_json::from_str(&text)
-        .with_context(|| format!("{}: neither {{\"value\": [...]}} nor a list of devices", file.display()))?;
+    let text = fs::read_to_string(file).read_of(file)?;
+    let neither = format!("{}: neither {{\"value\": [...]}} nor a list of devices", file.display());
+    let export: Export = serde_json::from_str(&text).or_fail(Code::FileNotMeant, neither)?;
     let (Export::Page { value: devices } | Export::List(devices)) = export;
     let read = |(at, device): (usize, serde_json::Value)| {
-        serde_json::from_value::<DeviceRecord>(device).with_context(|| {
-            format!("{}: device {} of the list; nothing was imported", file.display(), at + 1)
-        })
+        let place = format!("{}: device {} of the list; nothing was imported", file.display(), at + 1);
+        serde_json::from_value::<DeviceRecord>(device).or_fail(Code::FileNotMeant, place)
     };
     let mut records = devices.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
-        bail!("{}: there is no device in it", file.display());
+        return Err(Failure::new(
+            Code::FileNotMeant,
+            format!("{}: there is no device in it", file.display()),
+        ));
     }
     let count = records.len();
     keep_groups(deployment, &mut records).await?;
@@ -105,7 +106,7 @@ async fn keep_groups(deployment: &Deployment, records: &mut [DeviceRecord]) -> R
 /// The embedded directory's own commands, if that is the directory.
 pub(super) fn admin(deployment: &Deployment) -> Result<Arc<dyn DirectoryAdmin>> {
     let elsewhere = "this deployment's directory is Microsoft Entra ID; devices and groups are managed there";
-    deployment.engines.directory_admin().ok_or_else(|| Failure::Conflict(elsewhere.to_owned()).into())
+    deployment.engines.directory_admin().or_fail(Code::OtherKindOfDeployment, elsewhere)
 }
 
 async fn put(deployment: &Deployment, records: Vec<DeviceRecord>, detail: &str) -> Result<()> {
@@ -122,7 +123,8 @@ async fn enable(deployment: &Deployment, device: &str, reason: &str, enabled: bo
     let word = if enabled { "enabled" } else { "disabled" };
     deployment.record(Action::DirectoryChanged, Some(named.id), reason, word).await?;
     if !admin.enable(named.id, enabled).await? {
-        return Err(Failure::NotFound(format!("{}: the directory has no record of it", named.title())).into());
+        let problem = format!("{}: the directory has no record of it", named.title());
+        return Err(Failure::new(Code::NoSuchDevice, problem));
     }
     eprintln!("{} is {word}.", named.title());
     Ok(())
@@ -135,7 +137,8 @@ async fn close_lane(deployment: &Deployment, device: &str, lane: &str, reason: &
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;
     if !lanes.iter().any(|one| one.key.id() == lane) {
         let mend = "`keyturn device show` lists them";
-        return Err(Failure::NotFound(format!("{lane}: {} has no such lane; {mend}", named.title())).into());
+        let problem = format!("{lane}: {} has no such lane; {mend}", named.title());
+        return Err(Failure::new(Code::NothingByThatName, problem));
     }
     deployment.record(Action::LaneClosed, Some(named.id), reason, &format!("lane {lane}")).await?;
     deployment.engines.ledger_operator().close(named.id, lane, deployment.engines.clock().now()).await?;

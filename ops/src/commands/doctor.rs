@@ -10,9 +10,6 @@ mod logs;
 mod services;
 mod work;
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use keyturn_ports::schema::Schema;
 use keyturn_service::config::Config;
 use keyturn_service::levels;
@@ -22,6 +19,7 @@ pub(super) use self::bundle::write as support;
 pub(super) use self::keys::home;
 use super::Deployment;
 use crate::cli::{Arguments, Output};
+use crate::failure::{Code, Failure, Result};
 use crate::output::{self, say};
 
 /// How a check ended.
@@ -62,12 +60,12 @@ impl Check {
 }
 
 /// Makes every check and tells each. Ends with 1 if one failed.
-pub(super) async fn run(arguments: &Arguments, write: bool) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, write: bool) -> Result<()> {
     let checks = match Deployment::open(arguments) {
         Ok(deployment) => examine(&deployment, write).await,
         Err(error) => {
             let mend = "nothing else can be looked at before this is mended";
-            vec![Check::failed("configuration", format!("{error:#}"), mend)]
+            vec![Check::failed("configuration", format!("{} {error}", error.code().code()), mend)]
         }
     };
     if arguments.output == Output::Json {
@@ -84,8 +82,10 @@ pub(super) async fn run(arguments: &Arguments, write: bool) -> Result<ExitCode> 
             say!("{}", output::printable(line));
         }
     }
-    let failed = checks.iter().any(|check| check.state == State::Failed);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    match checks.iter().filter(|check| check.state == State::Failed).count() {
+        0 => Ok(()),
+        failed => Err(Failure::new(Code::CheckFailed, format!("{failed} of {} checks failed", checks.len()))),
+    }
 }
 
 pub(super) async fn examine(deployment: &Deployment, write: bool) -> Vec<Check> {

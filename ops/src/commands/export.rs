@@ -1,14 +1,13 @@
 //! `keyturn audit export` and `keyturn events export`: JSON lines for a log store, with the columns of CloudLAPS's
 //! tables (`CloudLAPSAudit_CL`, `CloudLAPSClient_CL`) beside our own, which [`columns`] has.
 
-use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::envelope::parse_rfc3339;
 use keyturn_service::shipping::columns;
 use keyturn_service::shipping::names::Names;
 
 use super::Deployment;
-use crate::failure::usage;
+use crate::failure::{Result, usage};
 use crate::output::{json_line, quoted};
 
 /// Rows read at once.

@@ -1,6 +1,5 @@
 //! `keyturn fleet`: how the fleet stands, in the words that `device show` uses for one device.
 
-use anyhow::Result;
 use keyturn_domain::standing::DeviceStanding;
 use keyturn_service::fleet::{self, Report, Surveyed, Surveyor};
 use serde_json::json;
@@ -8,7 +7,7 @@ use serde_json::json;
 use super::Deployment;
 use super::hold::{self, Hold};
 use crate::cli::Output;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, OrFail as _, Result};
 use crate::output;
 
 pub(super) async fn run(deployment: &Deployment, list: bool, last: bool) -> Result<()> {
@@ -55,9 +54,9 @@ async fn table(deployment: &Deployment, devices: &[Surveyed]) -> Result<()> {
         let cap = one.capped_until.map_or_else(String::new, output::when);
         let device = one.device_id.to_string();
         cells.push([one.state.words().to_owned(), one.name.clone(), device, cap, told]);
-        let mut value = serde_json::to_value(one)?;
+        let mut value = serde_json::to_value(one).or_defect()?;
         if let (Some(fields), Some(hold)) = (value.as_object_mut(), hold) {
-            fields.insert("hold".to_owned(), serde_json::to_value(hold)?);
+            fields.insert("hold".to_owned(), serde_json::to_value(hold).or_defect()?);
         }
         values.push(value);
     }
@@ -83,7 +82,7 @@ async fn last_report(deployment: &Deployment) -> Result<()> {
     let Some(report) = fleet::last(&*deployment.engines.chores()).await? else {
         let text = "there is no report yet: the rotator, or `keyturn up`, makes one at its start and every \
                     fleet.report_every";
-        return Err(Failure::NotFound(text.to_owned()).into());
+        return Err(Failure::new(Code::NothingToDo, text));
     };
     if deployment.output == Output::Json {
         return output::json(&report);

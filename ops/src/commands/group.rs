@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, GroupId};
 use keyturn_ports::audit::Action;
 use keyturn_ports::directory::DeviceRecord;
@@ -11,7 +10,7 @@ use serde::Serialize;
 
 use super::{Deployment, device};
 use crate::cli::Group;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 use crate::{output, resolve};
 
 /// Records read at once.
@@ -65,7 +64,7 @@ async fn set(deployment: &Deployment, group: GroupId, file: &Path) -> Result<()>
         let text = format!(
             "the directory has no record of {unknown}; nothing was changed ({more} of {count} are missing)"
         );
-        return Err(Failure::NotFound(text).into());
+        return Err(Failure::new(Code::NoSuchDevice, text));
     }
     let joined = changed.iter().filter(|(_, joins)| *joins).count();
     let left = changed.len() - joined;

@@ -1,7 +1,6 @@
 //! Holds: an operator's word that a device gets no new password. The ledger has until when; who said so, why and since
 //! when is in the audit.
 
-use anyhow::Result;
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::Lane;
 use keyturn_domain::time::UnixMillis;
@@ -9,6 +8,7 @@ use keyturn_ports::audit::{Action, Wanted};
 use keyturn_service::engines::Engines;
 use serde::Serialize;
 
+use crate::failure::Result;
 use crate::output::when;
 
 /// 9999-01-01: a hold that somebody has to end, by an instant that every column and calendar has room for.

@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock as _;
 use keyturn_domain::entropy::Entropy;
@@ -24,7 +23,7 @@ use keyturn_service::keys::{KEY_SET_FILE, ROOT, SIGNING, VAULT};
 use zeroize::Zeroizing;
 
 use crate::cli::{Arguments, Init};
-use crate::failure::usage;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result, usage};
 
 /// How long a key set lasts. Agents refuse one that has ended, so it is renewed well before.
 pub(super) const KEY_SET_LIFE: Duration = Duration::from_hours(24 * 730);
@@ -68,7 +67,9 @@ fn tables(arguments: &Arguments) -> Result<()> {
 pub(crate) fn create(folder: &Path, name: &str) -> Result<()> {
     let deployment: Deployment = name.parse().map_err(|error| usage("--name", error))?;
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{}: the folder is not empty; a deployment is made in a new one", folder.display());
+        let problem =
+            format!("{}: the folder is not empty; a deployment is made in a new one", folder.display());
+        return Err(Failure::new(Code::FileExists, problem));
     }
     let (keys, offline) = (folder.join("keys"), folder.join("offline"));
     for folder in [folder, &keys, &offline] {
@@ -87,10 +88,10 @@ pub(crate) fn create(folder: &Path, name: &str) -> Result<()> {
         keys: vec![signing.public()],
         not_after: SystemClock.now().plus(KEY_SET_LIFE),
     };
-    private_file(&keys.join(KEY_SET_FILE), &key_set::sign(&set, &root)?)?;
-    private_file(&folder.join(ROOT_PUBLIC_FILE), &serde_json::to_string_pretty(&root.public())?)?;
+    private_file(&keys.join(KEY_SET_FILE), &key_set::sign(&set, &root).or_defect()?)?;
+    private_file(&folder.join(ROOT_PUBLIC_FILE), &serde_json::to_string_pretty(&root.public()).or_defect()?)?;
     let config = folder.join("keyturn.toml");
-    private_file(&config, &Config::template().replacen("#name =", &format!("name = {name:?}"), 1))?;
+    private_file(&config, &Config::template().replacen("#name =", &format!("name = \"{name}\""), 1))?;
     Engines::open(&Config::load(&config)?)?;
     Ok(())
 }
@@ -103,12 +104,12 @@ fn secret() -> [u8; 32] {
 fn signing_key(path: &Path, kind: &'static str, kid: &str) -> Result<SigningKey> {
     let seed = Zeroizing::new(secret());
     private_file(path, &SigningKey::format(kind, kid, &seed))?;
-    SigningKey::from_seed(kid, &seed).context("a fresh signing key is not usable")
+    SigningKey::from_seed(kid, &seed).or_fail(Code::Defect, "a fresh signing key is not usable")
 }
 
 fn private_folder(path: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("{}: the folder cannot be made", path.display()))
+    made.written_to(path)
 }
 
 /// Writes a file that only its owner may read. It must not exist.
@@ -119,10 +120,11 @@ pub(crate) fn private_file(path: &Path, text: &str) -> Result<()> {
         file.sync_all()
     });
     if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
-        bail!(
+        let problem = format!(
             "{}: there is such a file already, and it is not written over; name another one",
             path.display()
         );
+        return Err(Failure::new(Code::FileExists, problem));
     }
-    written.with_context(|| format!("{}: the file cannot be written", path.display()))
+    written.written_to(path)
 }

@@ -6,7 +6,6 @@ mod under_way;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ambient::SystemEntropy;
 use keyturn_domain::entropy::Entropy;
 use keyturn_ports::audit::Action;
@@ -22,7 +21,7 @@ use zeroize::Zeroizing;
 use self::ring::{SETTLED, Standing};
 use super::Deployment;
 use crate::cli::{Keys, Kind};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 use crate::output;
 
 /// What seals, besides signing.
@@ -54,8 +53,8 @@ pub(super) struct Listed {
 pub(super) async fn run(deployment: &Deployment, command: &Keys) -> Result<()> {
     // Two commands at once would each undo the other's work.
     let folder = deployment.keys.folder();
-    let lock = std::fs::File::open(folder).with_context(|| folder.display().to_string())?;
-    lock.lock().with_context(|| format!("{}: cannot be locked", folder.display()))?;
+    let lock = std::fs::File::open(folder).read_of(folder)?;
+    lock.lock().or_fail(Code::System, format_args!("{}: cannot be locked", folder.display()))?;
     let needs_vault = match command {
         Keys::List => true,
         Keys::Rotate { kind, .. } | Keys::Retire { kind, .. } => *kind == Kind::Vault,
@@ -162,8 +161,8 @@ async fn refuse_while_it_seals(deployment: &Deployment, keys: &[FiledKey], id: K
         return Ok(());
     }
     let mend = "seal them anew with `keyturn vault rekey`";
-    Err(Failure::Conflict(format!("{} sealed under key {}; {mend}", output::are(under, "version"), id.0))
-        .into())
+    let text = format!("{} sealed under key {}; {mend}", output::are(under, "version"), id.0);
+    Err(Failure::new(Code::KeyNeeded, text))
 }
 
 /// A retired master key still opens the backups of its time, so it is put aside and not destroyed.
@@ -171,7 +170,7 @@ async fn keep(deployment: &Deployment, key: &FiledKey) -> Result<()> {
     let at = deployment.engines.clock().now();
     let path = deployment.keys.folder().join(format!("vault.retired-{}-{}.key", key.id.0, at.0));
     let text = deployment.keys.ring_text(VAULT, std::slice::from_ref(key)).await?;
-    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    replace(&path, &text).written_to(&path)?;
     eprintln!("It opens backups made until now. Keep it with them, off this machine: {}", path.display());
     Ok(())
 }
@@ -180,7 +179,7 @@ async fn write(deployment: &Deployment, kind: Kind, keys: &[FiledKey], what: &st
     let text = deployment.keys.ring_text(kind.word(), keys).await?;
     deployment.record(Action::KeysChanged, None, "", what).await?;
     let path = deployment.keys.folder().join(format!("{}.key", kind.word()));
-    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))
+    replace(&path, &text).written_to(&path)
 }
 
 /// Fresh secret bytes.

@@ -7,7 +7,6 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use keyturn_ports::audit::Action;
 use keyturn_service::config::Config;
 use keyturn_service::levels;
@@ -15,7 +14,7 @@ use serde_json::json;
 
 use super::Deployment;
 use crate::cli::{Arguments, LogLevel, Output};
-use crate::failure::{Failure, usage};
+use crate::failure::{Code, Context as _, Failure, Result, usage};
 use crate::output::{self, say};
 
 pub(super) async fn run(arguments: &Arguments, command: &LogLevel) -> Result<()> {
@@ -50,7 +49,7 @@ pub(super) async fn run(arguments: &Arguments, command: &LogLevel) -> Result<()>
         eprintln!("Processes on this machine log so within {within}, or at once after SIGHUP.");
     }
     recorded
-        .map_err(|error| Failure::Partial(format!("it is done, and is not in the audit: {error:#}")).into())
+        .map_err(|error| Failure::new(Code::Partial, format!("it is done, and is not in the audit: {error}")))
 }
 
 /// From what to what, and whose level it is: every process of the deployment on this machine has the file.

@@ -1,8 +1,5 @@
 //! `keyturn migrate`.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_ports::audit::chain;
 use keyturn_ports::moving::{Table, Tally};
@@ -11,13 +8,14 @@ use keyturn_service::migration::{self, Moved, Order, Outcome, Plan, Step};
 use serde::Serialize;
 
 use crate::cli::{Arguments, Migrate};
+use crate::failure::Result;
 use crate::operator;
 use crate::output;
 
 /// How much of a hash a table shows, in bytes. JSON has all of it.
 const SHOWN: usize = 8;
 
-pub(super) async fn run(arguments: &Arguments, migrate: &Migrate) -> Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments, migrate: &Migrate) -> Result<()> {
     let (from, to) = (Config::load(&arguments.config)?, Config::load(&migrate.to)?);
     let (actor, reason) = (operator::name(), migrate.reason.clone().unwrap_or_default());
     let order = Order { from: &from, to: &to, actor: &actor, reason: &reason, batch: migrate.batch };
@@ -33,7 +31,7 @@ pub(super) async fn run(arguments: &Arguments, migrate: &Migrate) -> Result<Exit
         eprintln!(
             "What is in the database is refused to every process: DROP SCHEMA keyturn CASCADE empties it."
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let outcome = migration::migrate(order, &mut told).await?;
     teller.end();
@@ -43,7 +41,7 @@ pub(super) async fn run(arguments: &Arguments, migrate: &Migrate) -> Result<Exit
     }
     eprintln!("Start every process with {} from now on.", migrate.to.display());
     eprintln!("{} is refused from now on. Keep it until all is well.", from.sections.data.file.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// A table, as it is printed.
@@ -56,14 +54,14 @@ struct Printed {
     sha256: Option<String>,
 }
 
-fn plan(arguments: &Arguments, plan: &Plan) -> Result<ExitCode> {
+fn plan(arguments: &Arguments, plan: &Plan) -> Result<()> {
     let printed = |(table, rows): &(Table, u64)| Printed { table: table.name(), rows: *rows, sha256: None };
     let printed: Vec<Printed> = plan.tables.iter().map(printed).collect();
     let cells = printed.iter().map(|one| [one.table.to_owned(), one.rows.to_string()]);
     output::table(arguments.output, ["TABLE", "ROWS"], cells, &printed)?;
     let how = if plan.begun { "The move was begun, and would go on" } else { "This would move" };
     eprintln!("{how}: to {}. Nothing was moved.", plan.to);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn moved_there(arguments: &Arguments, moved: &Moved) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::{Depth, QueueName};
 use keyturn_service::engines::Engines;
@@ -10,7 +9,7 @@ use serde::Serialize;
 
 use super::Deployment;
 use crate::cli::{Output, Queues};
-use crate::failure::usage;
+use crate::failure::{Result, usage};
 use crate::output;
 use crate::output::say;
 

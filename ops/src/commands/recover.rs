@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::{DeviceId, LaneId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_ports::audit::Action;
@@ -18,6 +16,7 @@ use zeroize::Zeroizing;
 use super::Deployment;
 use super::init::private_file;
 use crate::cli::Output;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 use crate::operator;
 use crate::output;
 use crate::output::say;
@@ -26,8 +25,8 @@ use crate::output::say;
 const PAGE: usize = 128;
 
 /// Makes the key pair of a recovery log.
-pub(super) fn make_key(out: &Path) -> Result<ExitCode> {
-    let (secret, public) = recovery::generate()?;
+pub(super) fn make_key(out: &Path) -> Result<()> {
+    let (secret, public) = recovery::generate().or_defect()?;
     let mut name = out.as_os_str().to_owned();
     name.push(".pub");
     let beside = Path::new(&name);
@@ -38,7 +37,7 @@ pub(super) fn make_key(out: &Path) -> Result<ExitCode> {
         beside.display()
     );
     eprintln!("Take {} offline now, in two copies: without it the log opens for nobody.", out.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What came of a log.
@@ -51,11 +50,11 @@ struct Counts {
 }
 
 /// Puts back what the vault lacks.
-pub(super) async fn recover(deployment: &Deployment, key: &Path, log: &Path) -> Result<ExitCode> {
+pub(super) async fn recover(deployment: &Deployment, key: &Path, log: &Path) -> Result<()> {
     let text = fs::read_to_string(key).map(Zeroizing::new);
-    let text = text.with_context(|| format!("{}: the recovery key cannot be read", key.display()))?;
-    let secret = RecoverySecret::parse(&text).with_context(|| key.display().to_string())?;
-    let file = File::open(log).with_context(|| format!("{}: the log cannot be read", log.display()))?;
+    let text = text.read_of(key)?;
+    let secret = RecoverySecret::parse(&text).or_fail(Code::FileNotMeant, key.display())?;
+    let file = File::open(log).read_of(log)?;
     let what = format!("from {}", log.display());
     deployment.record(Action::VaultRecovered, None, "", &what).await?;
     deployment.keys.unlock().await?;
@@ -66,7 +65,7 @@ pub(super) async fn recover(deployment: &Deployment, key: &Path, log: &Path) -> 
     let mut line = Vec::new();
     while {
         line.clear();
-        lines.read_until(b'\n', &mut line)? > 0
+        lines.read_until(b'\n', &mut line).read_of(log)? > 0
     } {
         let text = String::from_utf8_lossy(&line);
         match text.trim() {
@@ -128,7 +127,7 @@ fn version(head: Head, password: Password) -> NewVersion {
     NewVersion { request: rid, version, lane, password, tags }
 }
 
-fn tell(deployment: &Deployment, counts: &Counts) -> Result<ExitCode> {
+fn tell(deployment: &Deployment, counts: &Counts) -> Result<()> {
     let Counts { put_back, there_already, other_lane, unreadable } = counts;
     match deployment.output {
         Output::Json => output::json(counts)?,
@@ -137,5 +136,8 @@ fn tell(deployment: &Deployment, counts: &Counts) -> Result<ExitCode> {
              {unreadable} unreadable"
         ),
     }
-    Ok(if other_lane + unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
+    match other_lane + unreadable {
+        0 => Ok(()),
+        left => Err(Failure::new(Code::Partial, format!("{left} lines of the log were not put back"))),
+    }
 }

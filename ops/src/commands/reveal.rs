@@ -1,13 +1,12 @@
 //! `keyturn reveal`.
 
-use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::lane::Standing;
 use serde::Serialize;
 
 use super::Deployment;
 use crate::cli::{Output, Reveal};
-use crate::failure::usage;
+use crate::failure::{OrFail as _, Result, usage};
 use crate::output::say;
 use crate::reveal::{Look, Revealed};
 use crate::{operator, output, resolve};
@@ -75,5 +74,5 @@ fn print_json(device_id: DeviceId, revealed: &[Revealed]) -> Result<()> {
             password: password.expose(),
         })
     };
-    output::json(&revealed.iter().map(row).collect::<Result<Vec<_>, _>>()?)
+    output::json(&revealed.iter().map(row).collect::<Result<Vec<_>, _>>().or_defect()?)
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
 use keyturn_ports::audit::Action;
 use keyturn_schemas::claims::Version1;
 use keyturn_schemas::key_set::{self, KeySet};
@@ -15,6 +14,7 @@ use super::Deployment;
 use super::init::KEY_SET_LIFE;
 use super::keys::signing;
 use crate::cli::Root;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 
 /// What files of key sets that were replaced are called, before their serial.
 pub(super) const RETIRED_SETS: &str = "key-set.retired-";
@@ -26,8 +26,8 @@ pub(super) async fn run(deployment: &Deployment, command: &Root) -> Result<()> {
 
 fn read(path: &Path) -> Result<SigningKey> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.with_context(|| format!("{}: the root key cannot be read", path.display()))?;
-    SigningKey::parse(ROOT, &text).with_context(|| path.display().to_string())
+    let text = text.read_of(path)?;
+    SigningKey::parse(ROOT, &text).or_fail(Code::FileNotMeant, path.display())
 }
 
 /// Signs the next key set: the keys of the folder, for the agents to take with any answer.
@@ -38,7 +38,9 @@ async fn sign(deployment: &Deployment, root: &SigningKey) -> Result<()> {
     match key_set::verify(&ours, &root.public(), name, now) {
         Ok(_) | Err(key_set::KeySetError::Ended) => {}
         Err(error) => {
-            bail!("{}: {error}; this is not the root that signed the key set in service", root.kid())
+            let problem =
+                format!("{}: {error}; this is not the root that signed the key set in service", root.kid());
+            return Err(Failure::new(Code::OtherOfflineKey, problem));
         }
     }
     let keys: Vec<_> = signing::present(deployment)?.iter().map(|(_, key)| key.public()).collect();
@@ -50,14 +52,15 @@ async fn sign(deployment: &Deployment, root: &SigningKey) -> Result<()> {
         keys,
         not_after: now.plus(KEY_SET_LIFE),
     };
-    let (text, what) = (key_set::sign(&set, root)?, format!("key set {}: {}", set.serial, kids.join(", ")));
-    key_set::read(&text)?;
+    let (text, what) =
+        (key_set::sign(&set, root).or_defect()?, format!("key set {}: {}", set.serial, kids.join(", ")));
+    key_set::read(&text).or_defect()?;
     deployment.record(Action::KeysChanged, None, "", &what).await?;
     // What retired keys signed stays checkable: `audit verify --anchor`.
     let kept = deployment.keys.folder().join(format!("{RETIRED_SETS}{}.jws", old.serial));
-    replace(&kept, &ours).with_context(|| format!("{}: cannot be written", kept.display()))?;
+    replace(&kept, &ours).written_to(&kept)?;
     let path = deployment.keys.folder().join(KEY_SET_FILE);
-    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    replace(&path, &text).written_to(&path)?;
     eprintln!("Signed {what}. Agents take it with their next answer. Take the root key off this machine.");
     Ok(())
 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyturn_domain::ids::{DeviceId, LaneId};
 use keyturn_domain::lane::{Lane, LaneEvent};
@@ -23,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use super::device::need_reason;
 use super::{Deployment, show};
 use crate::cli::{Output, RotateNow};
-use crate::failure::{Failure, usage};
+use crate::failure::{Code, Context as _, Failure, OrFail as _, Result, usage};
 use crate::output::say;
 use crate::{operator, output, resolve};
 
@@ -36,8 +35,8 @@ const RECENT: usize = 100;
 pub(super) async fn now(deployment: &Deployment, rotate: &RotateNow) -> Result<()> {
     if let Some(id) = rotate.resume {
         let id = JobId(id);
-        let missing = || Failure::NotFound(format!("{}: there is no such job; see `device rotations`", id.0));
-        let job = deployment.engines.rotations().job(id).await?.ok_or_else(missing)?;
+        let missing = format!("{}: there is no such job; see `device rotations`", id.0);
+        let job = deployment.engines.rotations().job(id).await?.or_fail(Code::NothingByThatName, missing)?;
         return work(deployment, job).await;
     }
     let reason = rotate.reason.as_deref().unwrap_or_default();
@@ -85,7 +84,7 @@ async fn many(deployment: &Deployment, rotate: &RotateNow, reason: &str) -> Resu
         return plan(deployment, &devices, per_minute).await;
     }
     if devices.is_empty() {
-        return Err(Failure::NotFound(format!("{selection}: there is no device to ask")).into());
+        return Err(Failure::new(Code::NothingToDo, format!("{selection}: there is no device to ask")));
     }
     let jobs = deployment.engines.rotations();
     let same = |job: &Job| !job.is_finished() && job.selection == selection && job.reason == reason;
@@ -107,7 +106,7 @@ async fn many(deployment: &Deployment, rotate: &RotateNow, reason: &str) -> Resu
     };
     let begun = jobs.begin(NewJob { row, selection, per_minute, devices }).await;
     let id = begun.context("the command could not be recorded, so nothing was done")?;
-    let job = jobs.job(id).await?.context("the job that was begun is gone")?;
+    let job = jobs.job(id).await?.or_fail(Code::Defect, "the job that was begun is gone")?;
     work(deployment, job).await
 }
 
@@ -199,7 +198,7 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    let job = jobs.job(id).await?.context("the job is gone")?;
+    let job = jobs.job(id).await?.or_fail(Code::Defect, "the job is gone")?;
     eprintln!(
         "{} of job {} are asked; each rotates at its next check-in: `keyturn device rotations` tells how many have.",
         output::count(job.asked, "device"),

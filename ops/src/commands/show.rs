@@ -2,9 +2,8 @@
 
 mod json;
 
-use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, VersionId};
-use keyturn_domain::lane::{About, Lane, LaneEvent, Standing};
+use keyturn_domain::lane::{About, Lane, LaneEvent, MintReason, Standing};
 use keyturn_domain::policies::Policies;
 use keyturn_domain::span::Span;
 use keyturn_domain::standing::{self, Cap};
@@ -18,6 +17,7 @@ use serde_json::json;
 use super::hold::{self, Hold};
 use super::{Deployment, dead_letters};
 use crate::cli::Output;
+use crate::failure::Result;
 use crate::output;
 use crate::output::say;
 use crate::resolve::Named;
@@ -301,9 +301,13 @@ fn tell(event: &Event) -> String {
             "known again after the ledger was restored".to_owned()
         }
         Happening::Lane { event: LaneEvent::PasswordMinted { version, reason }, .. } => {
-            format!("password {version} made ({reason:?}), in the vault and on its way")
-                .to_lowercase()
-                .replace(&version.to_string().to_lowercase(), &version.to_string())
+            let why = match reason {
+                MintReason::First => "first",
+                MintReason::Due => "due",
+                MintReason::Forced => "forced",
+                MintReason::AccountMissing => "account missing",
+            };
+            format!("password {version} made ({why}), in the vault and on its way")
         }
         Happening::Lane { event: LaneEvent::PasswordConfirmed { version }, .. } => {
             format!("the device confirmed password {version}")
@@ -311,7 +315,9 @@ fn tell(event: &Event) -> String {
         Happening::Lane { event: LaneEvent::PasswordRefused { version }, .. } => {
             format!("the device's operating system refused password {version}")
         }
-        Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => format!("alarm: {alarm:?}"),
+        Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => {
+            format!("alarm: {}", alarm.as_str())
+        }
         Happening::RequestRefused { code } => {
             format!("a message was refused: {code}, see docs/errors/{code}.md")
         }

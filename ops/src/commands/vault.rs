@@ -6,9 +6,7 @@ pub(super) mod open_export;
 mod rebalance;
 
 use std::fs::File;
-use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_domain::ids::VersionId;
 use keyturn_ports::audit::Action;
@@ -18,17 +16,17 @@ use serde::Serialize;
 
 use super::{Deployment, recover};
 use crate::cli::Vault;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 use crate::output;
 
 /// Versions are worked off in pages of this many: a page is one commit, and others write in between.
 const PAGE: usize = 128;
 
-pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<ExitCode> {
+pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<()> {
     if matches!(command, Vault::Rekey | Vault::Verify) {
         if !deployment.engines.seals_its_vault() {
             let why = "this deployment's vault is Azure Key Vault, which looks after its own keys";
-            return Err(Failure::Conflict(why.to_owned()).into());
+            return Err(Failure::new(Code::OtherKindOfDeployment, why));
         }
         deployment.keys.unlock().await?;
     }
@@ -37,7 +35,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
         Vault::Verify => verify(deployment).await,
         Vault::Wrap => wrap(deployment).await,
         Vault::Rebalance(command) => rebalance::run(deployment, command).await,
-        Vault::History(which) => history::run(deployment, &which.device).await.map(|()| ExitCode::SUCCESS),
+        Vault::History(which) => history::run(deployment, &which.device).await,
         Vault::RecoveryKey { out } => recover::make_key(out),
         Vault::Recover { key, log } => recover::recover(deployment, key, log).await,
         Vault::Export(export) => export::run(deployment, export).await,
@@ -45,7 +43,7 @@ pub(super) async fn run(deployment: &Deployment, command: &Vault) -> Result<Exit
     }
 }
 
-async fn rekey(deployment: &Deployment) -> Result<ExitCode> {
+async fn rekey(deployment: &Deployment) -> Result<()> {
     let keeper = deployment.engines.vault_keeper(deployment.keys.vault()?);
     let front = deployment.keys.filed(VAULT)?.first().map_or(0, |key| key.id.0);
     deployment.record(Action::KeysChanged, None, "", &format!("sealing the vault under key {front}")).await?;
@@ -61,27 +59,27 @@ async fn rekey(deployment: &Deployment) -> Result<ExitCode> {
     }
     progress.finish_and_clear();
     eprintln!("{} sealed anew under key {front}.", output::are(resealed, "version"));
-    Ok(tell(&damaged))
+    tell(&damaged)
 }
 
 /// Wraps the master keys by the newest version of the wrapping key. What they sealed stays as it is.
-async fn wrap(deployment: &Deployment) -> Result<ExitCode> {
+async fn wrap(deployment: &Deployment) -> Result<()> {
     let folder = deployment.keys.folder();
     // `keyturn keys` writes the same file.
-    let held = File::open(folder).with_context(|| folder.display().to_string())?;
-    held.lock().with_context(|| format!("{}: cannot be locked", folder.display()))?;
+    let held = File::open(folder).read_of(folder)?;
+    held.lock().or_fail(Code::System, format_args!("{}: cannot be locked", folder.display()))?;
     let Some(Rewrapped { text, wrapped, were_plain, by }) = deployment.keys.wrap_anew().await? else {
         let why =
             "this deployment wraps no keys; set vault.engine = \"envelope\" and vault.wrapping_key first";
-        return Err(Failure::Conflict(why.to_owned()).into());
+        return Err(Failure::new(Code::OtherKindOfDeployment, why));
     };
     if wrapped == 0 {
         eprintln!("The keys are wrapped by {by} already.");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     deployment.record(Action::KeysChanged, None, "", &format!("wrapped the vault's keys by {by}")).await?;
     let path = folder.join(format!("{VAULT}.key"));
-    replace(&path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    replace(&path, &text).written_to(&path)?;
     eprintln!(
         "{} of the vault wrapped by {by}. Keep that version: without it nothing opens.",
         output::count(wrapped, "key")
@@ -90,7 +88,7 @@ async fn wrap(deployment: &Deployment) -> Result<ExitCode> {
         eprintln!("They lay on this disk as they are, and may be in its backups. New ones never did:");
         eprintln!("keyturn keys rotate {VAULT}, then as it says, and `keyturn vault rekey`");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -99,7 +97,7 @@ struct Count {
     versions: u64,
 }
 
-async fn verify(deployment: &Deployment) -> Result<ExitCode> {
+async fn verify(deployment: &Deployment) -> Result<()> {
     let keeper = deployment.engines.vault_keeper(deployment.keys.vault()?);
     let census = keeper.census().await?;
     let damaged = open_all(&*keeper, &progress(&census)).await?;
@@ -114,7 +112,7 @@ async fn verify(deployment: &Deployment) -> Result<ExitCode> {
     }
     let cells = counts.iter().map(|count| [count.key.clone(), count.versions.to_string()]);
     output::table(deployment.output, ["KEY", "VERSIONS"], cells, &counts)?;
-    Ok(tell(&damaged))
+    tell(&damaged)
 }
 
 async fn open_all(keeper: &dyn VaultKeeper, progress: &ProgressBar) -> Result<Vec<VersionId>> {
@@ -130,11 +128,14 @@ async fn open_all(keeper: &dyn VaultKeeper, progress: &ProgressBar) -> Result<Ve
     Ok(damaged)
 }
 
-fn tell(damaged: &[VersionId]) -> ExitCode {
+fn tell(damaged: &[VersionId]) -> Result<()> {
     for version in damaged {
         eprintln!("keyturn: version {version} cannot be opened with the master keys there are");
     }
-    if damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(6) }
+    match damaged.len() {
+        0 => Ok(()),
+        some => Err(Failure::new(Code::Partial, format!("{some} versions cannot be opened"))),
+    }
 }
 
 /// On stderr, and only on a terminal.

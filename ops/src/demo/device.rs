@@ -114,5 +114,6 @@ impl Device {
 fn keep(folder: &Path, registered: &Registered) -> Result<()> {
     let file = |name: &str| -> PathBuf { folder.join(name) };
     fs::write(file("device.cer"), &registered.certificate)?;
-    private_file(&file("device.key.pem"), &KeyPair::try_from(registered.key.as_slice())?.serialize_pem())
+    let key = KeyPair::try_from(registered.key.as_slice())?.serialize_pem();
+    Ok(private_file(&file("device.key.pem"), &key)?)
 }

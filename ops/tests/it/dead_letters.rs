@@ -256,7 +256,10 @@ async fn a_killed_replay_goes_on_and_an_interrupted_one_says_how() {
         .unwrap();
     let ended = running.wait_with_output().unwrap();
     let said = text(&ended.stderr);
-    assert!(ended.status.code() == Some(130) && said.contains("--resume 1"), "{said}");
+    assert!(
+        ended.status.code() == Some(130) && said.contains("KT-0420") && said.contains("--resume 1"),
+        "{said}"
+    );
     let finished = json(&deployment, &["replay", "--resume", "1"]);
     assert_eq!((&finished["job"]["moved"], &finished["finished"]), (&4.into(), &true.into()));
     assert_eq!(json(&deployment, &["jobs"]).as_array().unwrap().len(), 1);
@@ -279,9 +282,9 @@ async fn a_discard_archives_first_and_wants_the_queues_name() {
     };
     fails(&deployment, &["discard", "--reason", "x"], 2, "required");
     fails(&deployment, &["discard", "--where", " ", "--reason", "x"], 2, "needs --where");
-    fails(&deployment, &["discard", "--where", "queue:alarms", "--reason", "x"], 2, "--yes-discard alarms");
+    fails(&deployment, &["discard", "--where", "queue:alarms", "--reason", "x"], 2, "KT-0403 ");
     fails(&deployment, &words("queue:alarms", "findings"), 2, "not the queue's name");
-    fails(&deployment, &words("age:<1d", "alarms"), 1, "several queues");
+    fails(&deployment, &words("age:<1d", "alarms"), 2, "several queues");
     let nowhere = [
         "discard",
         "--where",
@@ -310,7 +313,7 @@ async fn a_discard_archives_first_and_wants_the_queues_name() {
     assert_eq!((alarms(&deployment).await, recorded(&deployment, "DeadLettersDiscarded")), ((0, 0), 3));
     assert!(!deployment.path("archive.jsonl.part").exists());
     bury_alarms(&deployment, &device, 1).await;
-    fails(&deployment, &words("queue:alarms", "alarms"), 1, "File exists");
+    fails(&deployment, &words("queue:alarms", "alarms"), 1, "not the archive of these letters");
     assert_eq!(alarms(&deployment).await, (0, 1), "an archive is never overwritten");
 }
 

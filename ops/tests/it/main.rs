@@ -14,6 +14,7 @@ mod dead_letters;
 mod deployment;
 mod doctor;
 mod envelope;
+mod errors;
 mod fleet;
 mod graph;
 mod groups;

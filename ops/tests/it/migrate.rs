@@ -69,10 +69,11 @@ impl World {
         text(&output.stdout)
     }
 
-    fn refused(&self, more: &[&str], said: &str) {
+    fn refused(&self, more: &[&str], code: &str, said: &str) {
         let output = self.migrate(more);
         let error = text(&output.stderr);
-        assert!(output.status.code() == Some(1) && error.contains(said), "{more:?}: {error}");
+        let told = error.contains(&format!("keyturn: {code} ")) && error.contains(said);
+        assert!(!output.status.success() && told, "{more:?}: {error}");
     }
 
     /// Has `keyturn.toml` be this one from now on.
@@ -229,7 +230,7 @@ async fn an_installation_moves_by_a_command_that_is_killed_and_goes_on() {
         kills += 1;
         if nth == 10 {
             // Half of it is there: nobody works with either half.
-            assert!(world.refusal(file).contains("KT-0301: the state in"), "the file");
+            assert!(world.refusal(file).contains("KT-0301 the state in"), "the file");
             assert!(world.refusal(postgres).contains("KT-0302"), "the database");
         }
         assert!(nth < 100, "it never ends");
@@ -294,14 +295,14 @@ async fn a_move_is_undone_as_long_as_nothing_came_after() {
     let World { deployment, database, devices, file, postgres } = &world;
     rotate(deployment, devices, 1).await;
     let shown = devices[0].shown(deployment);
-    world.refused(&["--undo", "--reason", "x"], "nothing to undo");
+    world.refused(&["--undo", "--reason", "x"], "KT-0427", "nothing to undo");
     world.migrated(&["--reason", "several machines"]);
     world.migrated(&["--undo", "--reason", "not yet"]);
     world.work_with(file);
     assert_eq!(devices[0].shown(deployment), shown);
     assert!(deployment.ok(&["audit", "list"]).contains("not yet"));
     assert!(world.refusal(postgres).contains("KT-0302"));
-    world.refused(&["--reason", "again"], "is not empty");
+    world.refused(&["--reason", "again"], "KT-0426", "is not empty");
     database.sql("DROP SCHEMA keyturn CASCADE");
     world.work_with(file);
     rotate(deployment, devices, 1).await;
@@ -310,7 +311,7 @@ async fn a_move_is_undone_as_long_as_nothing_came_after() {
     // Now there is something that the file lacks, and it is not lost by accident.
     world.work_with(postgres);
     rotate(deployment, devices, 1).await;
-    world.refused(&["--undo", "--reason", "x"], "going back would lose it");
+    world.refused(&["--undo", "--reason", "x"], "KT-0427", "going back would lose it");
     assert_eq!(devices[0].shown(deployment).len(), 1, "the database is worked with as before");
     world.migrated(&["--undo", "--reason", "the server burns", "--danger-leave-behind"]);
     assert!(world.refusal(postgres).contains("KT-0302"));
@@ -332,22 +333,22 @@ async fn what_must_not_move_is_refused_before_anything_changes() {
     let said = fs::read_to_string(postgres).unwrap();
 
     let host = shell::host(Config::load(&deployment.config()).unwrap()).unwrap();
-    world.refused(&reason, "is in use: stop every process");
+    world.refused(&reason, "KT-0315", "is in use: stop every process");
     drop(host);
     fs::write(postgres, said.replace("\"test\"", "\"other\"")).unwrap();
-    world.refused(&reason, "deployment.name is not the same");
+    world.refused(&reason, "KT-0409", "deployment.name is not the same");
     fs::write(postgres, format!("{said}[data]\nkeys = \"other-keys\"\n")).unwrap();
-    world.refused(&reason, "there is no vault key");
+    world.refused(&reason, "KT-0306", "there is no vault key");
     fs::copy(file, postgres).unwrap();
-    world.refused(&reason, "--to names a configuration whose state is not in PostgreSQL");
+    world.refused(&reason, "KT-0409", "--to names a configuration whose state is not in PostgreSQL");
     fs::write(postgres, said.replace(database.name(), "nowhere")).unwrap();
-    world.refused(&reason, "does not exist");
+    world.refused(&reason, "KT-0319", "does not exist");
     fs::write(postgres, &said).unwrap();
 
     // Keys of another deployment open nothing that was sealed here.
     let other = Deployment::init();
     fs::write(postgres, format!("{said}[data]\nkeys = \"{}\"\n", other.path("data/keys").display())).unwrap();
-    world.refused(&reason, "lacks a master key");
+    world.refused(&reason, "KT-0309", "lacks a master key");
     fs::write(postgres, &said).unwrap();
 
     // A process with the new configuration was faster: what it has open is in the way, and then what it did.
@@ -355,10 +356,10 @@ async fn what_must_not_move_is_refused_before_anything_changes() {
     deployment.make_tables();
     let early = engines(deployment);
     early.queue().depth(QueueName::Alarms).await.unwrap();
-    world.refused(&reason, "is in use by");
+    world.refused(&reason, "KT-0315", "is in use by");
     let message = NewMessage { body: "early".to_owned(), ..alarm(&register()) };
     early.queue().send(QueueName::Alarms, vec![message]).await.unwrap();
-    world.refused(&reason, "is not empty (messages)");
+    world.refused(&reason, "KT-0426", "is not empty (messages)");
     drop(early);
     database.sql("DELETE FROM messages");
     world.work_with(file);
@@ -372,7 +373,7 @@ async fn what_must_not_move_is_refused_before_anything_changes() {
         )
         .unwrap();
     sqlite.close().unwrap();
-    world.refused(&reason, "the audit in the file is broken at row 1");
+    world.refused(&reason, "KT-0421", "the audit in the file is broken at row 1");
     world.work_with(file);
     assert_eq!(world.sight(), sight);
 }

@@ -109,7 +109,7 @@ async fn a_restored_device_speaks_before_its_passwords_are_recovered() {
     follow(&deployment, &restore);
     // The device names a version that nobody knows: it is an alarm, and gets a new one at once.
     rotate(&deployment, &devices, 1).await;
-    assert!(deployment.ok(&["device", "show", &devices[0].name]).contains("UnknownCurrent"));
+    assert!(deployment.ok(&["device", "show", &devices[0].name]).contains("unknown_current"));
     follow(&deployment, &recover);
     assert_eq!(shown(&deployment, &devices[0]), 2);
     rotate(&deployment, &devices, 1).await;

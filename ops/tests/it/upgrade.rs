@@ -86,7 +86,12 @@ fn a_folder_of_a_later_build_is_refused_with_the_way_back() {
     for command in [&["fleet"][..], &["up", "--listen", "127.0.0.1:0"]] {
         let (code, said, error) = keyturn(folder, command);
         assert!(code == Some(1) && said.is_empty(), "{error}");
-        for part in ["has schema 900", "run the release that wrote it", "restore the backup made before it"] {
+        for part in [
+            "keyturn: KT-0314 ",
+            "has schema 900",
+            "run the release that wrote it",
+            "restore the backup made before it",
+        ] {
             assert!(error.contains(part), "{part}: {error}");
         }
     }

@@ -10,7 +10,7 @@ pub struct RuleId(String);
 /// A text that is no such id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "{0:?} is no immutable id of a data collection rule: dcr- and 32 hexadecimal digits, as `az monitor \
+    "\"{0}\" is no immutable id of a data collection rule: dcr- and 32 hexadecimal digits, as `az monitor \
      data-collection rule show --query immutableId` tells it"
 )]
 pub struct NotARule(String);
@@ -40,7 +40,7 @@ pub struct StreamName(String);
 
 /// A text that is no such name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no name of a stream like Custom-CloudLAPSAudit_CL: Custom- and letters, digits and _")]
+#[error("\"{0}\" is no name of a stream like Custom-CloudLAPSAudit_CL: Custom- and letters, digits and _")]
 pub struct NotAStream(String);
 
 impl FromStr for StreamName {

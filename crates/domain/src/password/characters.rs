@@ -55,7 +55,7 @@ impl Characters {
         seen.sort_unstable();
         seen.dedup();
         match self.alphabet.iter().find(|c| !c.is_ascii_graphic()) {
-            Some(c) => Err(PolicyError::Alphabet(format!("{c:?} is not one"))),
+            Some(c) => Err(PolicyError::Alphabet(format!("«{}» is not one", c.escape_default()))),
             None if seen.len() != self.alphabet.len() => {
                 Err(PolicyError::Alphabet("one stands twice".into()))
             }

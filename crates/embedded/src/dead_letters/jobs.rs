@@ -199,7 +199,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<(Job, String)> {
 
 fn job((job, act): (Job, String)) -> Result<Job, Failure> {
     let known = [Act::Replay, Act::Discard].into_iter().find(|known| known.as_str() == act);
-    let unknown = || Failure::corrupt(format!("job {}", job.id.0), format!("unknown act {act:?}"));
+    let unknown = || Failure::corrupt(format!("job {}", job.id.0), format!("unknown act «{act}»"));
     Ok(Job { act: known.ok_or_else(unknown)?, ..job })
 }
 

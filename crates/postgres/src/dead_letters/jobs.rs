@@ -212,7 +212,7 @@ fn stored(row: &Row) -> Result<Job, Failure> {
     let id = JobId(rows::number(row, 0)?);
     let act: &str = rows::column(row, 3)?;
     let known = [Act::Replay, Act::Discard].into_iter().find(|known| known.as_str() == act);
-    let unknown = || Failure::corrupt(format!("job {}", id.0), format!("unknown act {act:?}"));
+    let unknown = || Failure::corrupt(format!("job {}", id.0), format!("unknown act «{act}»"));
     let per_minute: Option<i64> = rows::column(row, 6)?;
     Ok(Job {
         id,

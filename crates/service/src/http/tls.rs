@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -89,20 +89,35 @@ struct Files {
     provider: Arc<CryptoProvider>,
 }
 
+/// What is wrong with a PEM file, without what stands in it.
+fn not_pem(what: &str, error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => format!("it cannot be read: {error}"),
+        pem::Error::NoItemsFound => format!("there is no {what} in it, in PEM"),
+        _ => format!("it is no {what} in PEM, or it was cut short"),
+    }
+}
+
 impl Files {
     fn read(&self) -> Result<CertifiedKey, TlsError> {
         let problem = |file: &Path, problem: String| TlsError { file: file.to_owned(), problem };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect)
-            .map_err(|error| problem(&self.certificate, format!("not a PEM certificate chain: {error}")));
+            .map_err(|error| problem(&self.certificate, not_pem("certificate", &error)));
         let chain = chain?;
         if chain.is_empty() {
             return Err(problem(&self.certificate, "there is no certificate in it".to_owned()));
         }
         let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| problem(&self.key, format!("not a PEM private key: {error}")))?;
+            .map_err(|error| problem(&self.key, not_pem("private key", &error)))?;
         let key = CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| {
-            problem(&self.key, format!("the key does not serve this certificate: {error}"))
+            let why = match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "the key does not serve this certificate: it is the key of another one".to_owned()
+                }
+                other => format!("the key does not serve this certificate: {other}"),
+            };
+            problem(&self.key, why)
         })?;
         if let Some(ends) = expiry::of_chain(key.cert.iter().map(|link| &**link)) {
             expiry::note("server", ends);

@@ -172,7 +172,9 @@ fn told(event: &Event) -> (String, String) {
         Happening::Lane { event: LaneEvent::PasswordMinted { version, .. }, .. } => {
             ("", format!("version {version} was made"))
         }
-        Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => ("", format!("alarm {alarm:?}")),
+        Happening::Lane { event: LaneEvent::AlarmRaised { alarm }, .. } => {
+            ("", format!("alarm {}", alarm.as_str()))
+        }
         Happening::Lane { event: LaneEvent::LaneOpened, .. } => ("", "first heard of".to_owned()),
         Happening::Lane { event: LaneEvent::LaneRestored, .. } => {
             ("", "known again after the ledger was restored".to_owned())

@@ -167,7 +167,7 @@ pub(crate) fn asked(
     }
     if part.of_logs() != Use::Not
         && let Some((logs, settings)) =
-            engines.logs(config).map_err(StartError::role)?.zip(config.logs.as_ref())
+            engines.logs(config).map_err(StartError::service)?.zip(config.logs.as_ref())
     {
         let stream = settings.audit_stream.clone();
         all.push(Asked::new("logs", part.of_logs(), move || {

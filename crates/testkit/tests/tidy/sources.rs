@@ -32,6 +32,24 @@ const CREDENTIALS: [&str; 3] = [
     "crates/azure/src/storage_queues/shared_key.rs",
 ];
 
+/// Where a text is made with `{:?}`: what is `Debug` itself, and the tools that measure, whose reader is who runs them.
+const DEBUG_TEXTS: [&str; 3] = ["schemas/src/mac.rs", "loadtest/", "bench/"];
+
+#[test]
+fn no_message_is_a_debug_print() {
+    let mut found = Vec::new();
+    for source in rust::shipped() {
+        if DEBUG_TEXTS.iter().any(|path| source.path.starts_with(path)) {
+            continue;
+        }
+        for word in [":?}", ":#?}"] {
+            let hits = source.uncommented.match_indices(word);
+            found.extend(hits.map(|(at, word)| format!("{}: {word}", source.place(at))));
+        }
+    }
+    none("texts that show a value as the compiler writes it, and not as people do", found);
+}
+
 #[test]
 fn no_file_is_too_long() {
     let long = rust::shipped().into_iter().filter(|source| source.lines() > LINES);

@@ -12,11 +12,11 @@ use std::io::{BufReader, BufWriter, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use keyturn_ports::dead_letters::{DeadLetter, DeadLetterId};
 use serde_json::json;
 
 use super::select::{Names, Plan, Selection};
+use crate::failure::{Code, Failure, OfFile as _, Result};
 
 /// Writes the letters of a plan to `path`, whole, readable by the owner alone, and waits for the disk.
 pub(super) async fn store(
@@ -29,30 +29,41 @@ pub(super) async fn store(
     let mut beside = OsString::from(path);
     beside.push(".part");
     let beside = PathBuf::from(beside);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    let file = file.written_to(&beside)?;
     let (mut lines, mut letters, mut stored) = (BufWriter::new(file), selection.letters(), 0);
     while let Some(page) = letters.next(names).await? {
         for letter in page.iter().filter(|letter| planned.contains(&letter.id)) {
-            writeln!(lines, "{}", line(letter))?;
+            writeln!(lines, "{}", line(letter)).written_to(&beside)?;
             stored += 1;
         }
     }
-    lines.into_inner()?.sync_all()?;
+    let file = lines.into_inner().map_err(std::io::IntoInnerError::into_error);
+    file.and_then(|file| file.sync_all()).written_to(&beside)?;
     if stored < planned.len() {
-        std::fs::remove_file(&beside)?;
-        bail!("{} of the letters were replayed or discarded meanwhile; look again", planned.len() - stored);
+        std::fs::remove_file(&beside).written_to(&beside)?;
+        let gone = planned.len() - stored;
+        let problem = format!("{gone} of the letters were replayed or discarded meanwhile; look again");
+        return Err(Failure::new(Code::PlanStale, problem));
     }
     match std::fs::hard_link(&beside, path) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && same(&beside, path)? => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if !same(&beside, path).read_of(path)? {
+                std::fs::remove_file(&beside).written_to(&beside)?;
+                let problem = "there is such a file already, and it is not the archive of these letters; name another \
+                               one with --archive";
+                return Err(Failure::new(Code::FileExists, problem));
+            }
+        }
         Err(error) => {
-            std::fs::remove_file(&beside)?;
-            return Err(error.into());
+            std::fs::remove_file(&beside).written_to(&beside)?;
+            return Err(error).written_to(path);
         }
     }
-    std::fs::remove_file(&beside)?;
+    std::fs::remove_file(&beside).written_to(&beside)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(File::open(folder)?.sync_all()?)
+    File::open(folder).and_then(|folder| folder.sync_all()).written_to(folder)
 }
 
 fn line(letter: &DeadLetter) -> serde_json::Value {
@@ -64,7 +75,7 @@ fn line(letter: &DeadLetter) -> serde_json::Value {
 }
 
 /// Whether two files say the same.
-fn same(one: &Path, other: &Path) -> Result<bool> {
+fn same(one: &Path, other: &Path) -> std::io::Result<bool> {
     let (one, other) = (File::open(one)?, File::open(other)?);
     if one.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);

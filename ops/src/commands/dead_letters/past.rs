@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
 use keyturn_domain::ids::{DeviceId, RequestId};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::{Action, NewRow, Row, Wanted};
@@ -20,7 +19,7 @@ use serde::Serialize;
 
 use super::LOOKED_THROUGH;
 use crate::cli::Output;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, OrFail as _, Result};
 use crate::output::{self, printable, say, when};
 
 /// Rows of the audit that are looked through for a number or for many messages, the newest.
@@ -188,18 +187,18 @@ async fn again(engines: &Engines, gone: &Gone) -> Result<Again> {
 /// Tells what became of a letter that is not there.
 ///
 /// # Errors
-/// [`Failure::NotFound`] if there never was one of this number, or nobody knows.
+/// [`Code::NothingByThatName`] if there never was one of this number, or nobody knows.
 pub(super) async fn show(engines: &Engines, output: Output, id: DeadLetterId) -> Result<()> {
     let Some(gone) = gone(engines, id).await? else {
-        return Err(Failure::NotFound(format!("{}: there is no such dead letter", id.0)).into());
+        return Err(Failure::new(Code::NothingByThatName, format!("{}: there is no such dead letter", id.0)));
     };
     let again = if gone.replayed { again(engines, &gone).await? } else { Again::No };
     if output == Output::Json {
-        let mut value = serde_json::to_value(&gone)?;
+        let mut value = serde_json::to_value(&gone).or_defect()?;
         if let Some(fields) = value.as_object_mut() {
             let number = if let Again::As(next) = again { Some(next) } else { None };
             fields.insert("gone".to_owned(), true.into());
-            fields.insert("died_again_as".to_owned(), serde_json::to_value(number)?);
+            fields.insert("died_again_as".to_owned(), serde_json::to_value(number).or_defect()?);
         }
         return output::json(&value);
     }

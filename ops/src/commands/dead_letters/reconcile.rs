@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
 use keyturn_pipeline::replay::eligible::Skip;
 use keyturn_ports::queue::QueueName;
 use serde::Serialize;
 
 use super::select::{Names, Selection};
 use crate::commands::Deployment;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 
 /// Numbers of letters that are named.
@@ -69,7 +68,7 @@ pub(super) async fn run(deployment: &Deployment) -> Result<()> {
     let orphans: u64 = found.iter().map(|(queue, compared)| tell(*queue, compared)).sum();
     match orphans {
         0 => Ok(()),
-        _ => Err(Failure::Partial(format!("{orphans} things do not agree; nothing was changed")).into()),
+        _ => Err(Failure::new(Code::Partial, format!("{orphans} things do not agree; nothing was changed"))),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::ids::DeviceId;
 use keyturn_domain::lane::Lane;
 use keyturn_pipeline::replay;
@@ -15,7 +14,7 @@ use keyturn_service::engines::Engines;
 use sha2::{Digest as _, Sha256};
 
 use super::Deployment;
-use crate::failure::usage;
+use crate::failure::{Context as _, Result, usage};
 use crate::output::printable;
 use crate::resolve;
 

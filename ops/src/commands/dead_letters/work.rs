@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyturn_pipeline::replay as target;
 use keyturn_ports::audit::{Action, NewRow};
@@ -24,7 +23,7 @@ use super::select::{self, Names, Plan, Selection};
 use crate::cli::{Discard, Output, Replay};
 use crate::commands::Deployment;
 use crate::commands::device::need_reason;
-use crate::failure::Failure;
+use crate::failure::{Code, Context as _, Failure, OrFail as _, Result};
 use crate::output::say;
 use crate::{operator, output};
 
@@ -64,7 +63,7 @@ pub(super) async fn replay(deployment: &Deployment, replay: &Replay) -> Result<(
     unchanged(&plan, replay.plan.as_deref())?;
     if plan.eligible.is_empty() {
         let why = left_out(&plan);
-        return Err(Failure::NotFound(format!("there is no dead letter to replay{why}")).into());
+        return Err(Failure::new(Code::NothingToDo, format!("there is no dead letter to replay{why}")));
     }
     begin(deployment, Act::Replay, selection.words(), reason, per_minute, plan).await
 }
@@ -80,7 +79,7 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     let filter = discard.letters.filter.as_deref();
     if filter.is_none_or(|filter| filter.trim().is_empty()) && discard.letters.ids.is_empty() {
         let text = "a discard needs --where or numbers: nobody discards everything by leaving a word out";
-        return Err(Failure::Usage(text.to_owned()).into());
+        return Err(Failure::new(Code::Usage, text));
     }
     let selection = selected(deployment, filter, &discard.letters.ids).await?;
     if !discard.dry_run
@@ -100,22 +99,22 @@ pub(super) async fn discard(deployment: &Deployment, discard: &Discard) -> Resul
     unchanged(&plan, discard.plan.as_deref())?;
     let mut queues = plan.queues.iter();
     let Some(queue) = queues.next() else {
-        return Err(Failure::NotFound("there is no dead letter to discard".to_owned()).into());
+        return Err(Failure::new(Code::NothingToDo, "there is no dead letter to discard"));
     };
     if let Some(other) = queues.next() {
-        bail!(
+        let text = format!(
             "the letters are of several queues, {queue} and {other} among them; add queue:{queue}, and discard one \
              queue's at a time"
         );
+        return Err(Failure::new(Code::Usage, text));
     }
     confirm(*queue, plan.matched, discard.confirmed.as_deref())?;
     let path = discard.archive.clone().unwrap_or_else(|| {
         let now = output::when(deployment.engines.clock().now()).replace([':', '-'], "");
         PathBuf::from(format!("{queue}-dead-{now}.jsonl"))
     });
-    archive::store(&path, &selection, &mut names, &plan).await.with_context(|| {
-        format!("{}: the letters could not be archived, so nothing was done", path.display())
-    })?;
+    let undone = format_args!("{}: the letters could not be archived, so nothing was done", path.display());
+    archive::store(&path, &selection, &mut names, &plan).await.context(undone)?;
     eprintln!("{} archived in {}.", output::are(plan.matched, "dead letter"), path.display());
     begin(deployment, Act::Discard, selection.words(), reason, None, plan).await
 }
@@ -132,17 +131,17 @@ fn confirm(queue: QueueName, count: usize, said: Option<&str>) -> Result<()> {
         None if std::io::stdin().is_terminal() => {
             eprint!("{letters} of {queue} will be discarded. Type the queue's name to confirm: ");
             let mut line = String::new();
-            std::io::stdin().lock().read_line(&mut line)?;
+            std::io::stdin().lock().read_line(&mut line).or_fail(Code::NotConfirmed, "nothing was typed")?;
             line.trim().to_owned()
         }
         None => {
             let text = format!("{letters} of {queue} would be discarded; confirm with --yes-discard {queue}");
-            return Err(Failure::Usage(text).into());
+            return Err(Failure::new(Code::NotConfirmed, text));
         }
     };
     if typed != queue.as_str() {
         let text = format!("{} is not the queue's name, {queue}; nothing was done", output::quoted(&typed));
-        return Err(Failure::Usage(text).into());
+        return Err(Failure::new(Code::NotConfirmed, text));
     }
     Ok(())
 }
@@ -154,15 +153,18 @@ fn unchanged(plan: &Plan, expected: Option<&str>) -> Result<()> {
                 "the dead letters are not those of plan {} any more; nothing was done. Look again with --dry-run",
                 output::quoted(expected)
             );
-            Err(Failure::Conflict(text).into())
+            Err(Failure::new(Code::PlanStale, text))
         }
         _ => Ok(()),
     }
 }
 
 fn left_out(plan: &Plan) -> String {
-    let reasons: Vec<String> =
-        plan.skipped.iter().map(|(skip, count)| format!("{count} {}", skip.as_str())).collect();
+    let reasons: Vec<String> = plan
+        .skipped
+        .iter()
+        .map(|(skip, count)| format!("{count} {} ({})", skip.as_str(), skip.meaning()))
+        .collect();
     if reasons.is_empty() { String::new() } else { format!("; left out: {}", reasons.join(", ")) }
 }
 
@@ -235,13 +237,14 @@ async fn begin(
     let jobs = deployment.engines.letter_jobs();
     let begun = jobs.begin(NewJob { row, act, selection, per_minute, letters: plan.eligible }).await;
     let id = begun.context("the command could not be recorded, so nothing was done")?;
-    let job = jobs.job(id).await?.context("the job that was begun is gone")?;
+    let job = jobs.job(id).await?.or_fail(Code::Defect, "the job that was begun is gone")?;
     work(deployment, job).await
 }
 
 async fn resume(deployment: &Deployment, id: u64) -> Result<()> {
-    let missing = || Failure::NotFound(format!("{id}: there is no such job; see `dead-letters jobs`"));
-    let job = deployment.engines.letter_jobs().job(JobId(id)).await?.ok_or_else(missing)?;
+    let missing = format!("{id}: there is no such job; see `dead-letters jobs`");
+    let job =
+        deployment.engines.letter_jobs().job(JobId(id)).await?.or_fail(Code::NothingByThatName, missing)?;
     work(deployment, job).await
 }
 
@@ -280,7 +283,7 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    let job = jobs.job(id).await?.context("the job is gone")?;
+    let job = jobs.job(id).await?.or_fail(Code::Defect, "the job is gone")?;
     if deployment.output == Output::Json {
         output::json(&json!({"job": job, "finished": job.is_finished()}))?;
     }
@@ -289,14 +292,13 @@ async fn work(deployment: &Deployment, job: Job) -> Result<()> {
             "interrupted: job {} is done with {} of {} dead letters; go on with: keyturn dead-letters {verb} --resume {0}",
             id.0, job.done, job.letters
         );
-        return Err(Failure::Interrupted(text).into());
+        return Err(Failure::new(Code::Interrupted, text));
     }
     let word = if job.act == Act::Replay { "on the way again" } else { "discarded" };
     eprintln!("{}: {} {word}.", output::count(job.letters, "dead letter"), job.moved);
     if job.moved < job.letters {
         let (gone, all) = (job.letters - job.moved, output::count(job.letters, "dead letter"));
-        let text = format!("of {all}, {gone} had gone already");
-        return Err(Failure::Partial(text).into());
+        return Err(Failure::new(Code::Partial, format!("of {all}, {gone} had gone already")));
     }
     Ok(())
 }

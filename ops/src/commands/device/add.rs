@@ -4,16 +4,15 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::join_type::JoinTypes;
 use keyturn_ports::Kind;
 use keyturn_ports::directory::DeviceRecord;
-use keyturn_schemas::certificate::DeviceCertificate;
+use keyturn_schemas::certificate::{CertificateError, DeviceCertificate};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::{Deployment, admin, put, record};
-use crate::failure::{Failure, usage};
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result, usage};
 use crate::output::quoted;
 
 /// What the directory has of a device.
@@ -32,11 +31,11 @@ pub(super) async fn run(
     replace: bool,
 ) -> Result<()> {
     JoinTypes::parse([join]).map_err(|error| usage("--join", error))?;
-    let file = fs::read(cert).with_context(|| format!("{}: cannot be read", cert.display()))?;
+    let file = fs::read(cert).read_of(cert)?;
     let der = CertificateDer::from_pem_slice(&file).map_or(file.clone(), |certificate| certificate.to_vec());
-    let certificate = DeviceCertificate::from_der(&der).with_context(|| cert.display().to_string())?;
-    let mut record = record(&certificate, name, join)
-        .with_context(|| format!("{}: its common name is not a device id", cert.display()))?;
+    let certificate = DeviceCertificate::from_der(&der).map_err(|error| no_certificate(cert, &error))?;
+    let unnamed = format!("{}: its common name is not a device id", cert.display());
+    let mut record = record(&certificate, name, join).or_fail(Code::FileNotMeant, unnamed)?;
     let device = record.device_id;
     let differences = match there(deployment, &record).await? {
         There::Nothing => Vec::new(),
@@ -61,7 +60,8 @@ pub(super) async fn run(
     if !differences.is_empty() && !replace {
         let list = differences.join(", ");
         let mend = "nothing was changed; --replace if that is meant";
-        return Err(Failure::Conflict(format!("{device} is in the directory already: {list}; {mend}")).into());
+        let problem = format!("{device} is in the directory already: {list}; {mend}");
+        return Err(Failure::new(Code::DeviceThere, problem));
     }
     let others = deployment.engines.directory().named(name).await?;
     let word = if differences.is_empty() { "added" } else { "replaced" };
@@ -108,4 +108,13 @@ fn differences(old: &DeviceRecord, new: &DeviceRecord) -> Vec<String> {
         found.push("it has another key than this certificate's".to_owned());
     }
     found
+}
+
+/// In PEM or in DER: a file that is neither is told of as such.
+fn no_certificate(cert: &Path, error: &CertificateError) -> Failure {
+    let why = match error {
+        CertificateError::Syntax => "it is not an X.509 certificate, neither in PEM nor in DER".to_owned(),
+        CertificateError::Key => error.to_string(),
+    };
+    Failure::new(Code::FileNotMeant, format!("{}: {why}", cert.display()))
 }

@@ -8,7 +8,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::Result;
 use keyturn_ports::queue::QueueName;
 use serde_json::{Value, json};
 
@@ -16,6 +15,7 @@ use super::Deployment;
 use super::keys::home;
 use crate::commands::config;
 use crate::commands::init::private_file;
+use crate::failure::{OrFail as _, Result};
 use crate::output;
 
 /// Dead letters looked at.
@@ -49,7 +49,7 @@ pub(in crate::commands) async fn write(deployment: &Deployment, to: &Path) -> Re
         "restored_ms": engines.ledger_reader().restored().await?,
         "files": files(&home(deployment)),
     });
-    private_file(to, &format!("{}\n", serde_json::to_string_pretty(&bundle)?))?;
+    private_file(to, &format!("{}\n", serde_json::to_string_pretty(&bundle).or_defect()?))?;
     eprintln!("{} is written. Read it before you send it: it names hosts and folders.", to.display());
     Ok(())
 }

@@ -152,7 +152,7 @@ async fn vault(deployment: &Deployment) -> Check {
         let mend = "see vault.urls, and whether whoever runs this may list secrets; the rotator asks as itself: \
                     docs/AZURE.md, docs/runbooks/vault-writes-fail.md";
         return match vault.history(nobody).await {
-            Ok(_) => Check::ok(NAME, format!("Key Vault answers: {vault:?}")),
+            Ok(_) => Check::ok(NAME, format!("Key Vault answers: {vault}")),
             Err(error) => Check::failed(NAME, error.to_string(), mend),
         };
     }

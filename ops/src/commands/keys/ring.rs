@@ -6,13 +6,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use keyturn_domain::time::UnixMillis;
 use keyturn_schemas::mac::{FiledKey, KeyId};
 use keyturn_service::keys::LOOK;
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 
 /// After this long every process has read a changed file, or has warned that it cannot.
 pub(super) const SETTLED: Duration = Duration::from_secs(LOOK.as_secs() * 6);
@@ -77,7 +76,7 @@ pub(super) fn retired(
     now: UnixMillis,
 ) -> Result<Vec<FiledKey>> {
     match keys.iter().enumerate().find(|(_, key)| key.id == id) {
-        None => Err(Failure::NotFound(format!("there is no key {}", id.0)).into()),
+        None => Err(Failure::new(Code::NothingByThatName, format!("there is no key {}", id.0))),
         Some((0, _)) => refuse(format!("key {} is in use; put another one in its place first", id.0)),
         Some((_, key)) => {
             wait_for(key.id, key.sealed_until, wait, now, "while what it sealed may be under way")?;
@@ -96,7 +95,7 @@ fn wait_for(id: KeyId, since: Option<UnixMillis>, wait: Duration, now: UnixMilli
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T> {
-    Err(Failure::Conflict(why.into()).into())
+    Err(Failure::new(Code::KeyNotYet, why))
 }
 
 #[cfg(test)]

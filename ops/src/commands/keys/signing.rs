@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::audit::Action;
 use keyturn_schemas::key_set::{self, KeySet};
@@ -15,7 +14,7 @@ use keyturn_service::keys::{KEY_SET_FILE, SIGNING, replace};
 use super::ring::SETTLED;
 use super::{Listed, secret};
 use crate::commands::Deployment;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 use crate::output;
 
 const IN_USE: &str = "signing.key";
@@ -39,7 +38,7 @@ pub(in crate::commands) fn present(deployment: &Deployment) -> Result<Vec<(&'sta
 /// The key set in service.
 pub(in crate::commands) fn key_set(deployment: &Deployment) -> Result<KeySet> {
     let path = path(deployment, KEY_SET_FILE);
-    key_set::read(&deployment.keys.key_set()?).with_context(|| path.display().to_string())
+    key_set::read(&deployment.keys.key_set()?).or_fail(Code::KeyDamaged, path.display())
 }
 
 pub(super) fn list(deployment: &Deployment) -> Result<Vec<Listed>> {
@@ -71,7 +70,7 @@ pub(super) async fn add(deployment: &Deployment) -> Result<()> {
     let present = present(deployment)?;
     if let Some((_, other)) = present.get(1) {
         let problem = format!("there are two keys already: activate or retire {}", other.kid());
-        return Err(Failure::Conflict(problem).into());
+        return Err(Failure::new(Code::KeyNotYet, problem));
     }
     let number = |key: &str| key.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
     let known = present.iter().map(|(_, key)| key.kid().to_owned());
@@ -93,7 +92,7 @@ pub(super) async fn add(deployment: &Deployment) -> Result<()> {
 /// Takes the newest version of the key in Key Vault for the key to come.
 async fn take(deployment: &Deployment, present: &[(&'static str, FiledSigningKey)], kid: &str) -> Result<()> {
     let newest = deployment.keys.newest_signing().await?;
-    let (half, make) = newest.context("signing.key is not set")?;
+    let (half, make) = newest.or_fail(Code::OtherKindOfDeployment, "signing.key is not set")?;
     let reference = KeyReference::new(kid, half.address, &half.point);
     let known = |key: &FiledSigningKey| key.public().x == reference.public().x;
     if let Some((_, known)) = present.iter().find(|(_, key)| known(key)) {
@@ -102,7 +101,7 @@ async fn take(deployment: &Deployment, present: &[(&'static str, FiledSigningKey
             known.kid(),
             reference.key()
         );
-        return Err(Failure::Conflict(problem).into());
+        return Err(Failure::new(Code::KeyNotYet, problem));
     }
     let what = format!("took {} for {kid}", reference.key());
     deployment.record(Action::KeysChanged, None, "", &what).await?;
@@ -115,13 +114,13 @@ pub(super) async fn activate(deployment: &Deployment) -> Result<()> {
     let (Some(old), Some(new)) = (deployment.keys.signing_in(IN_USE)?, deployment.keys.signing_in(TO_COME)?)
     else {
         let problem = "there is no key to come; make one with `keys rotate signing` first";
-        return Err(Failure::Conflict(problem.to_owned()).into());
+        return Err(Failure::new(Code::KeyNotYet, problem));
     };
     let set = key_set(deployment)?;
     if set.keys.iter().all(|key| *key != new.public()) {
         let (kid, serial) = (new.kid(), set.serial);
         let problem = format!("{kid} is not in key set {serial}; sign one that has it with `root sign-keys`");
-        return Err(Failure::Conflict(problem).into());
+        return Err(Failure::new(Code::KeyNotYet, problem));
     }
     // A key in Key Vault that does not sign would stop every answer.
     deployment.keys.try_signing(TO_COME).await?;
@@ -132,9 +131,9 @@ pub(super) async fn activate(deployment: &Deployment) -> Result<()> {
     let (in_use, to_come) = (path(deployment, IN_USE), path(deployment, TO_COME));
     if old.kid() != new.kid() {
         let kept = fs::read_to_string(&in_use).map(zeroize::Zeroizing::new);
-        write(&path(deployment, REPLACED), &kept.with_context(|| in_use.display().to_string())?)?;
+        write(&path(deployment, REPLACED), &kept.read_of(&in_use)?)?;
         let kept = fs::read_to_string(&to_come).map(zeroize::Zeroizing::new);
-        write(&in_use, &kept.with_context(|| to_come.display().to_string())?)?;
+        write(&in_use, &kept.read_of(&to_come)?)?;
     }
     remove(&to_come)?;
     eprintln!("{} signs as soon as each rotator has read it, within 10 s.", new.kid());
@@ -145,11 +144,11 @@ pub(super) async fn activate(deployment: &Deployment) -> Result<()> {
 pub(super) async fn retire(deployment: &Deployment, kid: &str, danger_now: bool) -> Result<()> {
     let present = present(deployment)?;
     let Some((name, key)) = present.iter().find(|(_, key)| key.kid() == kid) else {
-        return Err(Failure::NotFound(format!("there is no signing key {kid}")).into());
+        return Err(Failure::new(Code::NothingByThatName, format!("there is no signing key {kid}")));
     };
     if *name == IN_USE {
         let problem = format!("{kid} is in use; put another one in its place first");
-        return Err(Failure::Conflict(problem).into());
+        return Err(Failure::new(Code::KeyNotYet, problem));
     }
     if *name == REPLACED && !danger_now {
         let wait = SETTLED + deployment.config.sections.rotation.result_ttl.0;
@@ -168,11 +167,12 @@ pub(super) async fn retire(deployment: &Deployment, kid: &str, danger_now: bool)
 fn settled(deployment: &Deployment, name: &str, wait: Duration, why: &str) -> Result<()> {
     let path = path(deployment, name);
     let changed = fs::metadata(&path).and_then(|file| file.modified());
-    let changed = changed.with_context(|| path.display().to_string())?;
+    let changed = changed.read_of(&path)?;
     let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let ready = UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)).plus(wait);
     if deployment.engines.clock().now() < ready {
-        return Err(Failure::Conflict(format!("not {why}; try again at {}", output::when(ready))).into());
+        let problem = format!("not {why}; try again at {}", output::when(ready));
+        return Err(Failure::new(Code::KeyNotYet, problem));
     }
     Ok(())
 }
@@ -182,9 +182,9 @@ fn path(deployment: &Deployment, name: &str) -> PathBuf {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    replace(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    replace(path, text).written_to(path)
 }
 
 fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
+    fs::remove_file(path).or_fail(Code::FileUnwritten, format_args!("{}: cannot be removed", path.display()))
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::QueueName;
 use keyturn_schemas::mac::{FiledKey, KeyId};
@@ -10,7 +9,7 @@ use serde_json::Value;
 
 use super::super::Deployment;
 use crate::cli::Kind;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 
 /// Bodies are read in pages of this many.
 const PAGE: usize = 512;
@@ -44,7 +43,7 @@ pub(super) async fn refuse_while_needed(
         let id = key.id.0;
         let problem =
             format!("{found} messages on the queues depend on key {id}; try again when they are done");
-        return Err(Failure::Conflict(problem).into());
+        return Err(Failure::new(Code::KeyNeeded, problem));
     }
     let letters = deployment.engines.dead_letters().list(None, LETTERS).await?;
     let needing = letters.iter().filter(|letter| {
@@ -52,11 +51,14 @@ pub(super) async fn refuse_while_needed(
     });
     match needing.count() {
         0 => Ok(()),
-        count => bail!(
-            "{count} dead letters depend on key {} and could not be replayed without it; replay them first, or give \
+        count => Err(Failure::new(
+            Code::KeyNeeded,
+            format!(
+                "{count} dead letters depend on key {} and could not be replayed without it; replay them first, or give \
              them up with --danger-now",
-            key.id.0
-        ),
+                key.id.0
+            ),
+        )),
     }
 }
 
@@ -99,13 +101,9 @@ impl Mark<'_> {
 
 /// The number of a ring's key.
 pub(super) fn number(id: &str) -> Result<KeyId> {
-    match id.parse() {
-        Ok(number) => Ok(KeyId(number)),
-        Err(_) => bail!(
-            "{}: the keys of a ring have numbers; `keyturn keys list` shows them",
-            crate::output::quoted(id)
-        ),
-    }
+    let shown = crate::output::quoted(id);
+    let problem = || format!("{shown}: the keys of a ring have numbers; `keyturn keys list` shows them");
+    id.parse().map(KeyId).map_err(|_| Failure::new(Code::Usage, problem()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What `device show` tells, for programs: all that it has words for, with keys in snake case.
 
-use anyhow::Result;
 use keyturn_domain::lane::{Lane, LaneEvent};
 use keyturn_domain::policies::Policies;
 use keyturn_domain::standing;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Page, TIMELINE};
 use crate::commands::hold::FOR_GOOD;
+use crate::failure::{OrFail as _, Result};
 
 pub(super) fn page(page: &Page<'_>, policies: &Policies, now: UnixMillis) -> Result<Value> {
     let Page { named, lanes, timeline, letters, hold } = page;
@@ -50,7 +50,7 @@ fn record(record: &DeviceRecord) -> Value {
 /// A lane as the ledger has it, and what that means now.
 fn lane(lane: &Lane, page: &Page<'_>, policies: &Policies, now: UnixMillis) -> Result<Value> {
     let one = std::slice::from_ref(lane);
-    let mut value = serde_json::to_value(lane)?;
+    let mut value = serde_json::to_value(lane).or_defect()?;
     let Some(fields) = value.as_object_mut() else { return Ok(value) };
     let rest = json!({
         "id": lane.key.id(),

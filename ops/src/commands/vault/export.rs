@@ -8,9 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::{DeviceId, EventId};
 use keyturn_domain::lane::{Lane, Standing};
 use keyturn_ports::audit::Action;
@@ -21,19 +19,22 @@ use keyturn_schemas::recovery::RecoveryPublic;
 use super::Deployment;
 use crate::cli::VaultExport;
 use crate::commands::device::need_reason;
+use crate::failure::{Code, Context as _, Failure, OfFile as _, OrFail as _, Result};
+use crate::operator;
+use crate::output;
 use crate::reveal::{Look, Revealed};
-use crate::{operator, output};
 
 /// Devices read at once.
 const PAGE: usize = 500;
 
-pub(super) async fn run(deployment: &Deployment, command: &VaultExport) -> Result<ExitCode> {
+pub(super) async fn run(deployment: &Deployment, command: &VaultExport) -> Result<()> {
     need_reason(&command.reason)?;
     let name = command.sealed_to.display();
-    let text = fs::read_to_string(&command.sealed_to).with_context(|| format!("{name}: cannot be read"))?;
-    let key = RecoveryPublic::parse(&text).with_context(|| name.to_string())?;
+    let text = fs::read_to_string(&command.sealed_to).read_of(&command.sealed_to)?;
+    let key = RecoveryPublic::parse(&text).or_fail(Code::FileNotMeant, name)?;
     if command.to.exists() {
-        bail!("{}: exists; an export is never written over", command.to.display());
+        let problem = format!("{}: exists; an export is never written over", command.to.display());
+        return Err(Failure::new(Code::FileExists, problem));
     }
     let what = format!("to {}, sealed to key {}", command.to.display(), key.fingerprint());
     deployment.record(Action::VaultExported, None, &command.reason, &what).await?;
@@ -41,12 +42,13 @@ pub(super) async fn run(deployment: &Deployment, command: &VaultExport) -> Resul
     beside.push(".part");
     let beside = PathBuf::from(beside);
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let file = file.with_context(|| format!("{}: cannot be written", beside.display()))?;
+    let file = file.written_to(&beside)?;
     let mut export = Export {
         deployment,
         key,
         id: EventId(deployment.engines.entropy().bytes()),
         lines: BufWriter::new(file),
+        beside: beside.clone(),
         versions: 0,
         missing: 0,
     };
@@ -57,22 +59,26 @@ pub(super) async fn run(deployment: &Deployment, command: &VaultExport) -> Resul
         // Half an export is worth nothing, and what is in it is sealed.
         drop(fs::remove_file(&beside));
     }
-    placed.with_context(|| format!("{}: the export could not be made", command.to.display()))?;
+    placed.context(format_args!("{}: the export could not be made", command.to.display()))?;
     eprintln!(
         "{} in {}. Only the secret half of the key opens it.",
         output::are(versions, "version"),
         command.to.display()
     );
-    Ok(if missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
+    match missing {
+        0 => Ok(()),
+        _ => Err(Failure::new(Code::Partial, format!("{missing} versions are not in the export"))),
+    }
 }
 
 fn place(lines: BufWriter<File>, beside: &Path, to: &Path) -> Result<()> {
-    lines.into_inner()?.sync_all()?;
+    let file = lines.into_inner().map_err(std::io::IntoInnerError::into_error);
+    file.and_then(|file| file.sync_all()).written_to(beside)?;
     // Unlike a rename, a link never takes the place of a file that came meanwhile.
-    fs::hard_link(beside, to)?;
-    fs::remove_file(beside)?;
+    fs::hard_link(beside, to).written_to(to)?;
+    fs::remove_file(beside).written_to(beside)?;
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(File::open(folder)?.sync_all()?)
+    File::open(folder).and_then(|folder| folder.sync_all()).written_to(folder)
 }
 
 struct Export<'a> {
@@ -80,6 +86,7 @@ struct Export<'a> {
     key: RecoveryPublic,
     id: EventId,
     lines: BufWriter<File>,
+    beside: PathBuf,
     versions: u64,
     missing: u64,
 }
@@ -94,7 +101,7 @@ impl Export<'_> {
             at_ms: engines.clock().now(),
             sealed_to: self.key.fingerprint(),
         };
-        writeln!(self.lines, "{}", serde_json::to_string(&start)?)?;
+        self.say(&serde_json::to_string(&start).or_defect()?)?;
         let vault = engines.vault(|| self.deployment.keys.vault())?;
         let actor = operator::name();
         let look = Look { engines, vault: &*vault, actor: &actor, reason };
@@ -111,8 +118,11 @@ impl Export<'_> {
             }
         }
         let end = End { end: self.id, versions: self.versions, missing: self.missing };
-        writeln!(self.lines, "{}", serde_json::to_string(&end)?)?;
-        Ok(())
+        self.say(&serde_json::to_string(&end).or_defect()?)
+    }
+
+    fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.lines, "{line}").written_to(&self.beside)
     }
 
     /// One that the vault does not have is named and left out: the others are wanted all the more.
@@ -120,7 +130,7 @@ impl Export<'_> {
         let one = match revealed {
             Ok(one) => one,
             Err(error) => {
-                eprintln!("keyturn: {device}: {error:#}");
+                eprintln!("keyturn: {device}: {error}");
                 self.missing += 1;
                 return Ok(());
             }
@@ -142,7 +152,8 @@ impl Export<'_> {
             device_name: about.host.to_string(),
             serial_number: about.serial.to_string(),
         };
-        writeln!(self.lines, "{}", seal(&self.key, self.id, &head, &one.password)?)?;
+        let sealed = seal(&self.key, self.id, &head, &one.password).or_defect()?;
+        self.say(&sealed)?;
         self.versions += 1;
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! `keyturn vault history`: what Key Vault has of a device, without values.
 
-use anyhow::Result;
 use keyturn_domain::lane::{Lane, Standing};
 use keyturn_ports::vault::{BACKED_UP, HeldSecret, HeldVersion};
 
 use super::Deployment;
 use crate::cli::Output;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 use crate::output;
 use crate::resolve;
 
@@ -16,7 +15,7 @@ const MANY: usize = BACKED_UP * 9 / 10;
 pub(super) async fn run(deployment: &Deployment, device: &str) -> Result<()> {
     let Some(vault) = deployment.engines.inventory() else {
         let why = "this deployment's versions are in its database: `keyturn device history` lists them";
-        return Err(Failure::Conflict(why.to_owned()).into());
+        return Err(Failure::new(Code::OtherKindOfDeployment, why));
     };
     let named = resolve::device(&deployment.engines, device).await?;
     let lanes = deployment.engines.ledger_reader().lanes(named.id).await?;

@@ -2,9 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
 use keyturn_domain::ids::{DeviceId, VersionId};
 use keyturn_domain::password::Password;
 use keyturn_schemas::export::{End, Head, Read, Start, Sure, open};
@@ -13,6 +11,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::cli::{OpenExport, Output};
+use crate::failure::{Code, Failure, OfFile as _, OrFail as _, Result};
 use crate::output::{self, printable, say};
 
 /// The longest line of an export, in bytes: no line of ours comes near.
@@ -29,24 +28,28 @@ struct Row<'a> {
     password: &'a str,
 }
 
-pub(in crate::commands) fn run(command: &OpenExport, output: Output) -> Result<ExitCode> {
+pub(in crate::commands) fn run(command: &OpenExport, output: Output) -> Result<()> {
     let (key, name) = (command.key.display(), command.file.display());
     let text = fs::read_to_string(&command.key).map(Zeroizing::new);
-    let text = text.with_context(|| format!("{key}: the key cannot be read"))?;
-    let secret = RecoverySecret::parse(&text).with_context(|| key.to_string())?;
-    let file = File::open(&command.file).with_context(|| format!("{name}: cannot be read"))?;
+    let text = text.read_of(&command.key)?;
+    let secret = RecoverySecret::parse(&text).or_fail(Code::FileNotMeant, &key)?;
+    let file = File::open(&command.file).read_of(&command.file)?;
     let mut lines = BufReader::new(file);
-    let first = next(&mut lines)?.unwrap_or_default();
+    let first = next(&mut lines).read_of(&command.file)?.unwrap_or_default();
     let Ok(start) = serde_json::from_str::<Start>(&first) else {
-        bail!("{name}: it is not an export that `keyturn vault export` made");
+        let problem = format!("{name}: it is not an export that `keyturn vault export` made");
+        return Err(Failure::new(Code::FileNotMeant, problem));
     };
-    if start.sealed_to != secret.fingerprint()? {
-        let (theirs, ours) = (output::quoted(&start.sealed_to), secret.fingerprint()?);
-        bail!("{name}: it is sealed to key {theirs}, and {key} is key {ours}; bring the other one");
+    let ours = secret.fingerprint().or_fail(Code::FileNotMeant, &key)?;
+    if start.sealed_to != ours {
+        let theirs = output::quoted(&start.sealed_to);
+        let problem =
+            format!("{name}: it is sealed to key {theirs}, and {key} is key {ours}; bring the other one");
+        return Err(Failure::new(Code::OtherOfflineKey, problem));
     }
     eprintln!("Export of {} of {}.", output::quoted(&start.deployment), output::when(start.at_ms));
     let (mut versions, mut damaged, mut end) = (0_u64, 0_u64, None);
-    while let Some(line) = next(&mut lines)? {
+    while let Some(line) = next(&mut lines).read_of(&command.file)? {
         match open(&secret, start.export, &line) {
             Ok(Read::Version(head, password)) if end.is_none() && head.number > versions => {
                 // A line that is missing in between counts as damaged.
@@ -61,22 +64,26 @@ pub(in crate::commands) fn run(command: &OpenExport, output: Output) -> Result<E
         }
     }
     let whole = matches!(&end, Some(End { versions: all, .. }) if *all == versions) && damaged == 0;
+    let mut problems = Vec::new();
     if !whole {
-        eprintln!(
-            "keyturn: {name}: it is not whole: it was cut off, or lines of it were changed; {damaged} are damaged"
-        );
+        problems.push(format!(
+            "it is not whole: it was cut off, or lines of it were changed; {damaged} are damaged"
+        ));
     }
     let missing = end.map_or(0, |end| end.missing);
     if missing > 0 {
-        eprintln!(
-            "keyturn: {name}: {} not in it, because the vault did not have it",
+        problems.push(format!(
+            "{} not in it, because the vault did not have it",
             output::are(missing, "version")
-        );
+        ));
     }
-    Ok(if whole && missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Partial, format!("{name}: {}", problems.join("; "))))
 }
 
-fn next(lines: &mut BufReader<File>) -> Result<Option<String>> {
+fn next(lines: &mut BufReader<File>) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     if std::io::Read::take(&mut *lines, LONGEST).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);

@@ -4,10 +4,8 @@
 //! same words. One version at a time: copied, read back, and only then does the ledger say that it is there.
 
 use std::num::NonZeroU32;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use keyturn_domain::ids::DeviceId;
 use keyturn_ports::Kind;
@@ -19,7 +17,7 @@ use serde::Serialize;
 use super::Deployment;
 use crate::cli::{Output, VaultRebalance};
 use crate::commands::device::need_reason;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, Result};
 use crate::output::{self, count, say};
 
 /// Devices read at once.
@@ -47,12 +45,12 @@ struct Rebalance<'a> {
     counts: Counts,
 }
 
-pub(super) async fn run(deployment: &Deployment, command: &VaultRebalance) -> Result<ExitCode> {
+pub(super) async fn run(deployment: &Deployment, command: &VaultRebalance) -> Result<()> {
     let engines = &deployment.engines;
     let Some(vault) = engines.resettling() else {
         let why =
             "this deployment's versions are in its database, and in no vaults that they could be spread over";
-        return Err(Failure::Conflict(why.to_owned()).into());
+        return Err(Failure::new(Code::OtherKindOfDeployment, why));
     };
     if !command.dry_run {
         need_reason(command.reason.as_deref().unwrap_or_default())?;
@@ -134,7 +132,7 @@ impl Rebalance<'_> {
     }
 }
 
-fn tell(deployment: &Deployment, command: &VaultRebalance, counts: &Counts) -> Result<ExitCode> {
+fn tell(deployment: &Deployment, command: &VaultRebalance, counts: &Counts) -> Result<()> {
     let Counts { devices, astray, moved, disabled, damaged } = counts;
     match deployment.output {
         Output::Json => output::json(counts)?,
@@ -146,7 +144,13 @@ fn tell(deployment: &Deployment, command: &VaultRebalance, counts: &Counts) -> R
             say!("moved {moved} of {devices}, and disabled {disabled} old ones");
         }
     }
-    Ok(if *damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(6) })
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Failure::new(
+            Code::Partial,
+            format!("{damaged} versions stay where they are, because they are damaged"),
+        )),
+    }
 }
 
 /// On stderr, and only on a terminal.

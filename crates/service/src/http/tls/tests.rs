@@ -68,9 +68,10 @@ fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
 fn what_is_wrong_is_said_with_the_file() {
     let pem = Pem { folder: tempfile::tempdir().unwrap() };
     pem.renew(1);
-    for (name, content, said) in
-        [("certificate.pem", "", "there is no certificate in it"), ("key.pem", "", "not a PEM private key")]
-    {
+    for (name, content, said) in [
+        ("certificate.pem", "", "there is no certificate in it"),
+        ("key.pem", "", "there is no private key in it"),
+    ] {
         pem.renew(2);
         pem.write(name, content, 2);
         let error = pem.files().read().unwrap_err().to_string();
