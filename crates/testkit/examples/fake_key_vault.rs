@@ -69,13 +69,7 @@ async fn main() -> std::io::Result<()> {
                 continue;
             }
             "versions" => {
-                let names = vault.names();
-                let of = |name: String| {
-                    let current = vault.current(&name).map(|current| current["value"].clone());
-                    let told = serde_json::json!([vault.versions(&name).len(), current]);
-                    (name, told)
-                };
-                println!("{}", serde_json::Value::Object(names.into_iter().map(of).collect()));
+                println!("{}", versions(&vault));
                 continue;
             }
             other => return Err(std::io::Error::other(format!("{other}: no such command"))),
@@ -84,4 +78,14 @@ async fn main() -> std::io::Result<()> {
     }
     drop(identity);
     Ok(())
+}
+
+/// How many versions each secret has, and the value of the current one.
+fn versions(vault: &FakeKeyVault) -> serde_json::Value {
+    let of = |name: String| {
+        let current = vault.current(&name).and_then(|current| current.get("value").cloned());
+        let told = serde_json::json!([vault.versions(&name).len(), current]);
+        (name, told)
+    };
+    serde_json::Value::Object(vault.names().into_iter().map(of).collect())
 }
