@@ -46,6 +46,16 @@ pub enum Arrivals {
         /// Per second.
         rate: f64,
     },
+    /// The same rate all the time, as a share of the highest that the server bears.
+    Share {
+        /// Of that rate.
+        of_borne: f64,
+        /// How long.
+        duration: Span,
+        /// See `constant`.
+        #[serde(default = "yes")]
+        poisson: bool,
+    },
     /// A working day pressed into `duration`: quiet nights, a peak at nine, a lower one after lunch.
     Day {
         /// Per second, at night.
@@ -71,9 +81,18 @@ const MOST: f64 = 5_000_000.0;
 const STEP: f64 = 0.001;
 
 impl Arrivals {
-    /// The same for a fleet of so many devices: `each` is a burst of them all.
-    pub fn of(&self, devices: u64) -> Self {
+    /// Whether its rate is known only when the highest rate that the server bears is.
+    pub fn is_share(&self) -> bool {
+        matches!(self, Self::Share { .. })
+    }
+
+    /// The same for a fleet of so many devices and a server that bears so many arrivals per second: `each` is a burst of
+    /// all devices, a share is a rate.
+    pub fn of(&self, devices: u64, borne: f64) -> Self {
         match self {
+            Self::Share { of_borne, duration, poisson } => {
+                Self::Constant { rate: of_borne * borne, duration: *duration, poisson: *poisson }
+            }
             Self::Each { rate } => {
                 let seconds = (float(devices) / rate.max(f64::MIN_POSITIVE)).min(1e9);
                 Self::Burst { count: devices, within: Span(Duration::from_secs_f64(seconds)) }
@@ -88,6 +107,7 @@ impl Arrivals {
             Self::Constant { rate, .. } | Self::Each { rate } => vec![*rate],
             Self::Ramp { from, to, .. } => vec![*from, *to],
             Self::Day { base, peak, .. } => vec![*base, *peak],
+            Self::Share { of_borne, .. } => vec![*of_borne],
             Self::Burst { count, .. } => {
                 return (*count == 0 || float(*count) > MOST)
                     .then(|| format!("a burst has 1 to {MOST} arrivals, not {count}"));
@@ -106,9 +126,10 @@ impl Arrivals {
     /// How long arrivals come in.
     pub fn span(&self) -> Duration {
         match self {
-            Self::Constant { duration, .. } | Self::Ramp { duration, .. } | Self::Day { duration, .. } => {
-                duration.0
-            }
+            Self::Constant { duration, .. }
+            | Self::Ramp { duration, .. }
+            | Self::Share { duration, .. }
+            | Self::Day { duration, .. } => duration.0,
             Self::Burst { within, .. } => within.0,
             // Its length depends on the fleet; see `of`.
             Self::Each { .. } => Duration::ZERO,
@@ -127,7 +148,7 @@ impl Arrivals {
             Self::Constant { poisson, .. } | Self::Ramp { poisson, .. } | Self::Day { poisson, .. } => {
                 *poisson
             }
-            Self::Burst { .. } | Self::Each { .. } => false,
+            Self::Burst { .. } | Self::Each { .. } | Self::Share { .. } => false,
         };
         let gap = |dice: &mut Dice| if poisson { -(1.0 - dice.unit()).ln() } else { 1.0 };
         let length = self.span().as_secs_f64();
@@ -154,7 +175,7 @@ impl Arrivals {
                 let hill = |hour: f64, width: f64| (-((gone * 24.0 - hour) / width).powi(2)).exp();
                 base + (peak - base) * (hill(9.0, 1.0) + 0.5 * hill(13.5, 2.0)).min(1.0)
             }
-            Self::Burst { .. } | Self::Each { .. } => 0.0,
+            Self::Burst { .. } | Self::Each { .. } | Self::Share { .. } => 0.0,
         }
     }
 }
@@ -191,8 +212,16 @@ mod tests {
 
     #[test]
     fn each_device_of_a_fleet_arrives_once() {
-        let all = Arrivals::Each { rate: 50.0 }.of(200);
+        let all = Arrivals::Each { rate: 50.0 }.of(200, 1.0);
         assert_eq!((all.schedule(1).len(), all.span()), (200, Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_share_of_what_is_borne_is_a_rate() {
+        let half = Arrivals::Share { of_borne: 0.5, duration: seconds(10), poisson: false };
+        assert!(half.is_share() && half.schedule(1).is_empty(), "it has no rate of its own");
+        let times = half.of(7, 200.0).schedule(1);
+        assert!((999..=1000).contains(&times.len()), "{}", times.len());
     }
 
     #[test]

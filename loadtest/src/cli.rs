@@ -55,6 +55,9 @@ struct Run {
     /// How many devices, instead of the scenario's.
     #[arg(long)]
     devices: Option<u64>,
+    /// The highest rate that is borne, per second, instead of the scenario's, or of a search for it.
+    #[arg(long)]
+    borne: Option<f64>,
     /// The folder of the report.
     #[arg(long, default_value = "target/loadtest")]
     report: PathBuf,
@@ -127,6 +130,13 @@ fn start(run: &Run) -> Result<bool> {
     let mut scenario = Scenario::load(&run.scenario)?;
     if let Some(devices) = run.devices {
         scenario.devices = devices;
+    }
+    if run.borne.is_some() {
+        scenario.borne = run.borne;
+        // It is looked for in order to know this.
+        if scenario.phase.iter().any(|phase| phase.arrivals.is_share()) {
+            scenario.search = None;
+        }
     }
     match run.layout.as_deref() {
         Some("four") => scenario.layout = Layout::Four,

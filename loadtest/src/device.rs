@@ -144,11 +144,11 @@ impl Device {
             };
             timeline.reached(Stage::Sign);
             self.asked = true;
-            let sent = submit(world, connection, "/v1/requests", &signed.text).await?;
+            let sent = submit(world, connection, "/v1/requests", &signed.text, timeline).await?;
             let Submitted::Taken { ticket, nonce } = sent else { return Ok(sent.ended()) };
             timeline.reached(Stage::Submit);
             tokio::time::sleep(world.behaviour.poll_after.0).await;
-            let (text, newer) = poll(world, connection, &ticket).await?;
+            let (text, newer) = poll(world, connection, &ticket, timeline).await?;
             timeline.reached(Stage::Answer);
             let Some(text) = text else { return Ok(Ended::Refused) };
             let answer = self.check(world, &text, signed.rid)?;
@@ -193,10 +193,10 @@ impl Device {
             let text = self.sign(&Claims::Report(report))?;
             let rid = RequestId::of(&text);
             timeline.reached(Stage::SignReport);
-            let sent = submit(world, connection, "/v1/reports", &text).await?;
+            let sent = submit(world, connection, "/v1/reports", &text, timeline).await?;
             let Submitted::Taken { ticket, .. } = sent else { return Ok(Ended::Unreported) };
             timeline.reached(Stage::Report);
-            let (text, _) = poll(world, connection, &ticket).await?;
+            let (text, _) = poll(world, connection, &ticket, timeline).await?;
             timeline.reached(Stage::Confirm);
             let Some(text) = text else { return Ok(Ended::Unreported) };
             match self.check(world, &text, rid)?.code {
@@ -315,6 +315,7 @@ async fn submit(
     connection: &mut Option<Connection>,
     path: &str,
     text: &str,
+    timeline: &mut Timeline,
 ) -> Result<Submitted> {
     let mut returns = 0;
     loop {
@@ -329,6 +330,7 @@ async fn submit(
             }
             Err(error) => return Err(error),
         };
+        noted(&reply, timeline);
         match reply.status {
             202 => {
                 let Accepted { ticket } = serde_json::from_slice(&reply.body)?;
@@ -349,6 +351,7 @@ async fn poll(
     world: &World,
     connection: &mut Option<Connection>,
     ticket: &str,
+    timeline: &mut Timeline,
 ) -> Result<(Option<String>, Option<Nonce>)> {
     let path = format!("/v1/requests/{ticket}");
     let started = SystemClock.monotonic();
@@ -356,6 +359,7 @@ async fn poll(
         let call = Call { path: &path, message: None, wait: world.behaviour.long_poll.0 };
         let reply = exchange(world, connection, call).await?;
         let nonce = nonce_of(&reply);
+        noted(&reply, timeline);
         match reply.status {
             200 => return Ok((Some(String::from_utf8(reply.body.into())?), nonce)),
             403 => return Ok((None, nonce)),
@@ -367,6 +371,12 @@ async fn poll(
             bail!("an acknowledged message has no answer after {} s", waited.as_secs());
         }
         tokio::time::sleep(reply.retry_after.unwrap_or_default().max(world.behaviour.poll_every.0)).await;
+    }
+}
+
+fn noted(reply: &Reply, timeline: &mut Timeline) {
+    if matches!(reply.status, 429 | 503) {
+        timeline.turned_away(reply.status, reply.retry_after.is_some());
     }
 }
 

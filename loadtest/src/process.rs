@@ -12,6 +12,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident memory, in bytes.
     pub memory: u64,
+    /// The most that it ever was.
+    pub peak: u64,
     /// Bytes it made the kernel send to disks.
     pub written: u64,
 }
@@ -26,7 +28,10 @@ pub fn usage(pid: u32) -> Option<Usage> {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok()).unwrap_or(0);
     let page = u64::try_from(rustix::param::page_size()).ok()?;
-    Some(Usage { cpu: of_ticks(ticks), memory: pages * page, written })
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    Some(Usage { cpu: of_ticks(ticks), memory: pages * page, peak: peak.unwrap_or(0) * 1024, written })
 }
 
 /// CPU time that all processes of the machine have used, this one's share of virtual time stolen by others included.

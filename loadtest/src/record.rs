@@ -40,6 +40,8 @@ pub enum Stage {
     /// Within `Answer`: from 202 until the rotator signed, by the server's clock. To the millisecond, and only if both
     /// clocks are one.
     Rotator,
+    /// From the intended start until the 202.
+    Acknowledged,
     /// From the intended start until the password is at hand.
     AtHand,
     /// From the intended start until it is confirmed.
@@ -86,13 +88,28 @@ pub struct Timeline {
     last: Duration,
     reached: Vec<(Stage, Duration)>,
     submitted: UnixMillis,
+    acknowledged: bool,
+    turned: Vec<Turned>,
+}
+
+/// An answer of 429 or 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turned {
+    status: u16,
+    told: bool,
 }
 
 impl Timeline {
     /// A rotation that was meant to start at this instant of the monotonic clock, and starts now.
     pub fn start(intended: Duration) -> Self {
-        let mut timeline =
-            Self { intended, last: intended, reached: Vec::with_capacity(12), submitted: UnixMillis(0) };
+        let mut timeline = Self {
+            intended,
+            last: intended,
+            reached: Vec::with_capacity(13),
+            submitted: UnixMillis(0),
+            acknowledged: false,
+            turned: Vec::new(),
+        };
         timeline.reached(Stage::Lag);
         timeline
     }
@@ -104,7 +121,16 @@ impl Timeline {
         self.last = now;
         if stage == Stage::Submit {
             self.submitted = SystemClock.now();
+            if !self.acknowledged {
+                self.acknowledged = true;
+                self.reached.push((Stage::Acknowledged, now.saturating_sub(self.intended)));
+            }
         }
+    }
+
+    /// The server turned a call away, and said when to come back, or did not.
+    pub fn turned_away(&mut self, status: u16, told: bool) {
+        self.turned.push(Turned { status, told });
     }
 
     /// When the request was taken, by the wall clock.
@@ -143,6 +169,9 @@ struct Inner {
     /// Time until the password is at hand, by the second of the intended start.
     seconds: BTreeMap<u64, Spread>,
     ends: BTreeMap<String, u64>,
+    turned: BTreeMap<u16, u64>,
+    untold: u64,
+    unanswered: u64,
     confirmed: u64,
     given: u64,
     finished: u64,
@@ -168,6 +197,11 @@ impl Record {
         let whole = (*ended == Ended::Confirmed)
             .then(|| (Stage::Whole, timeline.last.saturating_sub(timeline.intended)));
         inner.confirmed += u64::from(whole.is_some());
+        for turned in &timeline.turned {
+            *inner.turned.entry(turned.status).or_default() += 1;
+            inner.untold += u64::from(!turned.told);
+        }
+        inner.unanswered += u64::from(timeline.acknowledged && matches!(ended, Ended::Failed(_)));
         for (stage, took) in timeline.reached.iter().copied().chain(whole) {
             let took = micros(took).clamp(1, HOUR);
             inner.stages.entry(stage).or_insert_with(|| spread(3)).saturating_record(took);
@@ -206,6 +240,9 @@ impl Record {
             ended: inner.ends.clone(),
             finished: inner.finished,
             confirmed: inner.confirmed,
+            turned_away: inner.turned.clone(),
+            untold: inner.untold,
+            unanswered: inner.unanswered,
             given: inner.given,
             stages: inner.stages.iter().map(|(stage, spread)| (*stage, Percentiles::of(spread))).collect(),
             seconds: seconds.collect(),
@@ -226,6 +263,12 @@ pub struct Summary {
     pub finished: u64,
     /// Those whose report was recorded.
     pub confirmed: u64,
+    /// Answers of 429 and 503, by their status: a device may have had several, and have come through after all.
+    pub turned_away: BTreeMap<u16, u64>,
+    /// Those of them that did not say when to come back.
+    pub untold: u64,
+    /// Rotations that were acknowledged and failed afterwards.
+    pub unanswered: u64,
     /// Those that brought a password.
     pub given: u64,
     /// Each stage.
@@ -313,15 +356,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_acknowledged_and_failed_is_counted() {
+        let record = Record::default();
+        let mut timeline = Timeline::start(SystemClock.monotonic());
+        record.add(&timeline, &Ended::Failed("no connection".to_owned()), Duration::ZERO);
+        timeline.reached(Stage::Submit);
+        timeline.reached(Stage::Submit);
+        for ended in [Ended::Failed("no answer".to_owned()), Ended::Confirmed] {
+            record.add(&timeline, &ended, Duration::ZERO);
+        }
+        let summary = record.summary();
+        assert_eq!((summary.unanswered, summary.stages[&Stage::Acknowledged].count), (1, 2));
+    }
+
+    #[test]
     fn ends_are_counted_by_their_names() {
         let record = Record::default();
-        let timeline = Timeline::start(SystemClock.monotonic());
+        let mut timeline = Timeline::start(SystemClock.monotonic());
+        timeline.turned_away(503, true);
+        timeline.turned_away(429, false);
         for ended in [Ended::Confirmed, Ended::TurnedAway(503), Ended::TurnedAway(503)] {
             record.add(&timeline, &ended, Duration::ZERO);
         }
         let summary = record.summary();
         assert_eq!((summary.finished, summary.confirmed), (3, 1));
         assert_eq!(summary.ended["turned away with 503"], 2);
+        assert_eq!((summary.turned_away[&503], summary.turned_away[&429], summary.untold), (3, 3, 3));
         assert!(!summary.stages.contains_key(&Stage::AtHand) && summary.stages.contains_key(&Stage::Whole));
     }
 }

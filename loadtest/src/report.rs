@@ -114,6 +114,8 @@ pub struct Cost {
     pub written: f64,
     /// Resident memory at the end, in bytes.
     pub memory: u64,
+    /// The most that it was until then, since the process began.
+    pub peak: u64,
 }
 
 /// A search for the highest rate.
@@ -177,9 +179,30 @@ impl PhaseReport {
             self.server_us,
         )
     }
+
+    /// The most that the server's processes held together: no less than what they held at any instant.
+    fn peak(&self) -> u64 {
+        let server = self.costs.iter().filter(|(name, _)| *name != crate::watch::CLIENT);
+        server.map(|(_, cost)| cost.peak).sum()
+    }
+
+    /// What devices were turned away with, and how many times.
+    fn turned(&self) -> Option<String> {
+        let summary = &self.summary;
+        let each = summary.turned_away.iter().map(|(status, count)| format!("{count} with {status}"));
+        let all = each.collect::<Vec<_>>().join(", ");
+        (!all.is_empty()).then(|| {
+            format!("{}: turned away {all}; {} without saying when to come back", self.name, summary.untold)
+        })
+    }
 }
 
 impl Report {
+    /// The most that the server's processes held together, in MiB.
+    fn peak(&self) -> f64 {
+        float(self.phases.iter().map(PhaseReport::peak).max().unwrap_or(0)) / f64::from(1 << 20)
+    }
+
     /// The same, judged with what came to the vault.
     pub fn with_vault(mut self, vault: Option<VaultReport>, bounds: &Thresholds) -> Self {
         self.vault = vault;
@@ -207,7 +230,9 @@ impl Report {
         for phase in &self.phases {
             let odd = phase.summary.ended.iter().filter(|(how, _)| *how != "confirmed");
             lines.extend(odd.map(|(how, count)| format!("{}: {count} {how}", phase.name)));
+            lines.extend(phase.turned());
         }
+        lines.push(format!("server's memory at its worst: {:.1} MiB", self.peak()));
         if let Some(search) = &self.search {
             let bound = Duration::from_micros(search.bound_us);
             lines.push(match search.borne {
@@ -264,28 +289,9 @@ pub fn judge(report: &Report, bounds: &Thresholds) -> Vec<Judgement> {
         at_most("searches that found no rate".to_owned(), 0.0, f64::from(u8::from(search.borne.is_none())));
     }
     for phase in report.phases.iter().filter(|phase| phase.measured) {
-        let (name, summary) = (&phase.name, &phase.summary);
-        let lost = phase.planned - summary.finished;
-        at_most(format!("{name}: arrivals without an end"), 0.0, float(lost));
-        let failed = summary.finished - summary.confirmed;
-        at_most(format!("{name}: rotations that failed"), float(bounds.failed), float(failed));
-        let at = |quantile: fn(&crate::record::Percentiles) -> u64| {
-            summary.stages.get(&Stage::AtHand).map_or(f64::INFINITY, |spread| float(quantile(spread)))
-        };
-        if let Some(bound) = bounds.p50 {
-            at_most(format!("{name}: p50 in us"), float(micros(bound.0)), at(|spread| spread.p50));
-        }
-        if let Some(bound) = bounds.p99 {
-            at_most(format!("{name}: p99 in us"), float(micros(bound.0)), at(|spread| spread.p99));
-        }
-        if let Some(bound) = bounds.cpu {
-            at_most(
-                format!("{name}: server CPU of a rotation in us"),
-                float(micros(bound.0)),
-                phase.server_us,
-            );
-        }
+        judge_phase(phase, bounds, &mut at_most);
     }
+    judge_phases(report, bounds, &mut at_most);
     if let Some(vault) = &report.vault {
         at_most("vault: writes in a window".to_owned(), f64::from(vault.calls), float(vault.most));
         if let Some(bound) = bounds.vault_refused {
@@ -298,6 +304,50 @@ pub fn judge(report: &Report, bounds: &Thresholds) -> Vec<Judgement> {
     let given: u64 = report.phases.iter().map(|phase| phase.summary.given).sum();
     at_most("runs without a single password".to_owned(), 0.0, f64::from(u8::from(given == 0)));
     all
+}
+
+fn judge_phase(phase: &PhaseReport, bounds: &Thresholds, at_most: &mut impl FnMut(String, f64, f64)) {
+    let (name, summary) = (&phase.name, &phase.summary);
+    let lost = phase.planned - summary.finished;
+    at_most(format!("{name}: arrivals without an end"), 0.0, float(lost));
+    let failed = summary.finished - summary.confirmed;
+    at_most(format!("{name}: rotations that failed"), float(bounds.failed), float(failed));
+    let at = |quantile: fn(&crate::record::Percentiles) -> u64| {
+        summary.stages.get(&Stage::AtHand).map_or(f64::INFINITY, |spread| float(quantile(spread)))
+    };
+    let untold = float(summary.untold);
+    at_most(format!("{name}: turned away without a time to come back"), 0.0, untold);
+    if let Some(bound) = bounds.acknowledged {
+        let got = summary.stages.get(&Stage::Acknowledged).map_or(f64::INFINITY, |spread| float(spread.p99));
+        at_most(format!("{name}: p99 until acknowledged in us"), float(micros(bound.0)), got);
+    }
+    if let Some(bound) = bounds.p50 {
+        at_most(format!("{name}: p50 in us"), float(micros(bound.0)), at(|spread| spread.p50));
+    }
+    if let Some(bound) = bounds.p99 {
+        at_most(format!("{name}: p99 in us"), float(micros(bound.0)), at(|spread| spread.p99));
+    }
+    if let Some(bound) = bounds.cpu {
+        at_most(format!("{name}: server CPU of a rotation in us"), float(micros(bound.0)), phase.server_us);
+    }
+}
+
+/// Bounds on phases beside others, and on the whole run.
+fn judge_phases(report: &Report, bounds: &Thresholds, at_most: &mut impl FnMut(String, f64, f64)) {
+    if let Some(bound) = bounds.memory {
+        at_most("server's memory at its worst in MiB".to_owned(), bound, report.peak());
+    }
+    let named = |name: &str| report.phases.iter().find(|phase| phase.name == name);
+    if let Some(slower) = &bounds.slower {
+        let spread = |name: &str| named(name)?.summary.stages.get(&Stage::AtHand);
+        let ratio = spread(&slower.phase).zip(spread(&slower.than));
+        let ratio = ratio.map_or(f64::INFINITY, |(one, other)| float(one.p99) / float(other.p50));
+        at_most(format!("{}: p99 / p50 of {}", slower.phase, slower.than), slower.times, ratio);
+    }
+    if let Some(name) = &bounds.overloaded {
+        let shed = named(name).is_some_and(|phase| !phase.summary.turned_away.is_empty());
+        at_most(format!("{name}: overload of which nobody was told"), 0.0, f64::from(u8::from(!shed)));
+    }
 }
 
 #[cfg(test)]

@@ -45,8 +45,11 @@ pub struct Scenario {
     /// What is done, in this order.
     #[serde(default)]
     pub phase: Vec<Phase>,
-    /// A search for the highest rate instead, or after the phases.
+    /// A search for the highest rate instead, or after the phases; if the rate of a phase is a share of what is found and
+    /// `borne` is not there, before the first such phase.
     pub search: Option<Search>,
+    /// The highest rate that is borne, per second: what shares are of.
+    pub borne: Option<f64>,
     /// What the run is held to.
     #[serde(default)]
     pub thresholds: Thresholds,
@@ -60,6 +63,9 @@ pub struct VaultLimit {
     pub calls: u32,
     /// That window, in whole seconds.
     pub window: Span,
+    /// How long it takes to answer a call that it does not turn away.
+    #[serde(default = "none")]
+    pub delay: Span,
 }
 
 /// The server's processes.
@@ -151,21 +157,45 @@ pub struct Search {
 }
 
 /// What a run is held to. That nothing is lost or doubled goes without saying.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
     /// Rotations that may fail, turned-away devices included.
     pub failed: u64,
+    /// The 99th percentile of the time from intended start to the 202.
+    pub acknowledged: Option<Span>,
     /// The median time from intended start to password at hand.
     pub p50: Option<Span>,
     /// Its 99th percentile.
     pub p99: Option<Span>,
     /// Server CPU time of a rotation.
     pub cpu: Option<Span>,
+    /// The most that the server's processes held together, in MiB of resident memory, at their worst.
+    pub memory: Option<f64>,
+    /// How much slower a phase may be than another.
+    pub slower: Option<Slower>,
+    /// A phase that is more than the server bears: there has to be an answer of 429 or 503 in it.
+    pub overloaded: Option<String>,
     /// Writes that the vault turned away.
     pub vault_refused: Option<u64>,
     /// The share of the writes that the vault would have taken, from the first to the last, that was not used.
     pub vault_unused: Option<f64>,
+}
+
+/// A bound on the 99th percentile of the time to the password in one phase: so many times the median in another.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slower {
+    /// The one.
+    pub phase: String,
+    /// The other.
+    pub than: String,
+    /// The bound.
+    pub times: f64,
+}
+
+fn none() -> Span {
+    Span(Duration::ZERO)
 }
 
 fn eight() -> u64 {
@@ -182,6 +212,14 @@ fn yes() -> bool {
 
 /// Nonces are good for five minutes; messages signed with them have to be sent in less.
 const PRESIGNED: Duration = Duration::from_mins(4);
+
+impl Thresholds {
+    /// The phases that it names.
+    fn phases(&self) -> impl Iterator<Item = &String> {
+        let slower = self.slower.iter().flat_map(|slower| [&slower.phase, &slower.than]);
+        slower.chain(&self.overloaded)
+    }
+}
 
 impl Scenario {
     /// Reads a scenario's file.
@@ -207,7 +245,7 @@ impl Scenario {
             !self.phase.is_empty() || self.search.is_some(),
             "there is neither a [[phase]] nor a [search]"
         );
-        if let Some(VaultLimit { calls, window }) = self.vault {
+        if let Some(VaultLimit { calls, window, .. }) = self.vault {
             let whole = window.0.subsec_nanos() == 0 && window.0 >= Duration::from_secs(1);
             ensure!(calls >= 2 && whole, "vault: at least 2 calls in a window of whole seconds");
         } else {
@@ -217,8 +255,19 @@ impl Scenario {
                 "thresholds: those of a vault go with [vault]"
             );
         }
+        ensure!(self.borne.is_none_or(|rate| rate.is_finite() && rate > 0.0), "borne: a rate per second");
+        for named in self.thresholds.phases() {
+            let known = self.phase.iter().any(|phase| phase.name == *named);
+            ensure!(known, "thresholds: there is no phase «{named}»");
+        }
         for phase in &self.phase {
-            let arrivals = phase.arrivals.of(self.devices);
+            ensure!(
+                !phase.arrivals.is_share() || self.borne.is_some() || self.search.is_some(),
+                "phase {}: a share of what is borne goes with `borne` or [search]",
+                phase.name
+            );
+            // A rate that is found later is checked then.
+            let arrivals = phase.arrivals.of(self.devices, self.borne.unwrap_or(1.0));
             if let Some(fault) = phase.arrivals.fault().or_else(|| arrivals.fault()) {
                 bail!("phase {}: {fault}", phase.name);
             }
@@ -273,6 +322,16 @@ mod tests {
                 "go with [vault]",
             ),
             ("devises = 3".to_owned(), "devises"),
+            (
+                format!("{phase}{{ shape = \"share\", of_borne = 2.0, duration = \"1s\" }}"),
+                "goes with `borne` or [search]",
+            ),
+            (
+                format!(
+                    "{phase}{{ shape = \"burst\", count = 1, within = \"1s\" }}\n[thresholds]\noverloaded = \"q\""
+                ),
+                "no phase «q»",
+            ),
             (format!("{phase}{{ shape = \"constant\", rate = -1.0, duration = \"1s\" }}"), "phase p"),
             (format!("{phase}{{ shape = \"square\", rate = 1.0, duration = \"1s\" }}"), "square"),
             (

@@ -36,6 +36,7 @@ pub struct Session<'a> {
     pool: Arc<Pool>,
     began: Duration,
     phases: Vec<PhaseReport>,
+    search: Option<Found>,
 }
 
 /// Runs a scenario against a target, and reports.
@@ -56,21 +57,22 @@ pub async fn run(scenario: &Scenario, target: &Target, fleet: Fleet, command: St
         pool: Arc::new(Pool::new(devices)),
         began,
         phases: Vec::new(),
+        search: None,
     };
     let load = process::load();
     let (busy, own) = (process::machine(), watch::usages(&watch::processes(target)));
     let watch = Watch::start(target, began);
     for (number, phase) in (0..).zip(&scenario.phase) {
+        if phase.arrivals.is_share() && scenario.borne.is_none() {
+            session.find().await?;
+        }
         session.phase(phase, scenario.seed.wrapping_add(number)).await?;
     }
-    let search = match &scenario.search {
-        Some(search) => Some(session.search(search).await?),
-        None => None,
-    };
+    session.find().await?;
     let (samples, took) = (watch.samples(), SystemClock.monotonic().saturating_sub(began));
     drop(watch);
     let machine = Machine::told(load, others(target, busy, &own, took));
-    let Session { pool, phases, .. } = session;
+    let Session { pool, phases, search, .. } = session;
     let verification = verified(target, pool, date)?;
     let mut report = Report {
         scenario: scenario.name.clone(),
@@ -123,7 +125,12 @@ fn verified(
 impl Session<'_> {
     /// Runs a phase and adds its results. Returns what was measured.
     async fn phase(&mut self, phase: &Phase, seed: u64) -> Result<Summary> {
-        let arrivals = phase.arrivals.of(self.scenario.devices);
+        let found = self.search.as_ref().and_then(|search| search.borne);
+        let borne = self.scenario.borne.or(found).unwrap_or_default();
+        let arrivals = phase.arrivals.of(self.scenario.devices, borne);
+        if let Some(fault) = arrivals.fault() {
+            anyhow::bail!("phase {}: {fault}", phase.name);
+        }
         let schedule = arrivals.schedule(seed);
         let planned = u64::try_from(schedule.len())?;
         let record = Arc::new(Record::default());
@@ -145,6 +152,7 @@ impl Session<'_> {
                 cores: cpu.as_secs_f64() / took.as_secs_f64().max(1e-9),
                 written: each(float(now.written.saturating_sub(then.written)), summary.given),
                 memory: now.memory,
+                peak: now.peak,
             };
             (name.clone(), cost)
         });
@@ -166,6 +174,14 @@ impl Session<'_> {
         });
         eprintln!("{}", self.phases.last().map(PhaseReport::line).unwrap_or_default());
         Ok(summary)
+    }
+
+    /// Searches, if there is a search and it was not done yet.
+    async fn find(&mut self) -> Result<()> {
+        if let (Some(search), None) = (&self.scenario.search, &self.search) {
+            self.search = Some(self.search(search).await?);
+        }
+        Ok(())
     }
 
     /// Doubles the rate until it is not borne, then halves the gap.

@@ -39,7 +39,6 @@ pub struct Wire {
 /// A connection.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    used: bool,
 }
 
 /// One exchange.
@@ -120,13 +119,13 @@ impl Wire {
             None => self.connect().await?,
         };
         let reply = self.send(&mut open, call).await;
-        *connection = reply.is_ok().then_some(open);
+        // Nobody holds a connection between two exchanges who does not use it again.
+        *connection = (reply.is_ok() && self.connections != Connections::Exchange).then_some(open);
         reply
     }
 
     async fn still_good(&self, mut kept: Connection) -> Option<Connection> {
-        let spent = self.connections == Connections::Exchange && kept.used;
-        (!spent && kept.sender.ready().await.is_ok()).then_some(kept)
+        kept.sender.ready().await.is_ok().then_some(kept)
     }
 
     async fn send(&self, connection: &mut Connection, call: Call<'_>) -> Result<Reply> {
@@ -139,7 +138,6 @@ impl Wire {
             request = request.header("prefer", format!("wait={}", call.wait.as_secs()));
         }
         let body = Full::new(Bytes::from(call.message.unwrap_or_default()));
-        connection.used = true;
         let (head, body) = connection.sender.send_request(request.body(body)?).await?.into_parts();
         let text = |name: &HeaderName| Some(head.headers.get(name)?.to_str().ok()?.to_owned());
         let collected = Limited::new(body, MAX_BODY).collect().await;
@@ -165,7 +163,7 @@ where
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     // It ends when the sender is dropped or the server closes; the next call on it tells.
     tokio::spawn(connection);
-    Ok(Connection { sender, used: false })
+    Ok(Connection { sender })
 }
 
 /// TLS without resumption: devices that come every few days have no ticket that still holds.

@@ -16,7 +16,7 @@ pub const CONSUMERS: usize = 4;
 /// The most that a consumer takes at once.
 pub const BATCH: usize = 32;
 /// How far producers may be ahead of consumers: all systems work on a short queue, and none on a growing one.
-const AHEAD: u64 = 4096;
+pub const AHEAD: u64 = 4096;
 
 /// A message.
 pub fn body() -> String {

@@ -1,5 +1,10 @@
-//! NATS JetStream: a stream on disk, a work queue. The version of Debian has no setting to sync before it acknowledges: it
-//! syncs every two minutes, so that a power loss takes what was acknowledged since.
+//! NATS JetStream: a stream on disk, a work queue. Debian's 2.9.10 has no setting to sync before it acknowledges
+//! (`sync_interval` came with 2.10): it syncs every two minutes, so that a power loss takes what was acknowledged since. So
+//! it does less than the others here, and no goal is measured against it.
+//!
+//! This version drops a request for messages that has run out without a word, if it finds out while it hands out others:
+//! who waits for the status that is to tell of it waits for ever. Requests here outlive a round, and what a request did not
+//! bring in a moment comes to the next call.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -9,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::Result;
 use crate::flow::{self, BATCH, Broker, CONSUMERS, Figures};
@@ -17,7 +22,14 @@ use crate::servers::{self, Server};
 
 struct Nats {
     producers: Connection,
-    consumers: Vec<Connection>,
+    consumers: Vec<Mutex<Consumer>>,
+}
+
+/// A connection that takes messages, and how many of those that it asked for have not come yet.
+struct Consumer {
+    connection: Connection,
+    messages: mpsc::UnboundedReceiver<Message>,
+    asked: usize,
 }
 
 pub async fn round(length: Duration) -> Result<Figures> {
@@ -39,7 +51,9 @@ pub async fn round(length: Duration) -> Result<Figures> {
     }
     let mut consumers = Vec::new();
     for _ in 0..CONSUMERS {
-        consumers.push(Connection::open(port).await?);
+        let connection = Connection::open(port).await?;
+        let messages = connection.inbox(PULLED)?;
+        consumers.push(Mutex::new(Consumer { connection, messages, asked: 0 }));
     }
     flow::load(Nats { producers, consumers }, Some(server.pid()), length).await
 }
@@ -49,28 +63,34 @@ impl Broker for Nats {
 
     async fn push(&self, _: usize) -> Result<()> {
         let answer = self.producers.ask("q", &flow::body()).await?.body;
-        if answer.contains("\"error\"") { Err(answer.into()) } else { Ok(()) }
+        if answer.contains("\"seq\":") { Ok(()) } else { Err(answer.into()) }
     }
 
     async fn work(&self, consumer: usize, done: Vec<String>) -> Result<Vec<String>> {
-        let connection = &self.consumers[consumer];
+        let mut consumer = self.consumers[consumer].lock().await;
+        let Consumer { connection, messages, asked } = &mut *consumer;
         // Acknowledgements are acknowledged, as settlements of the others are answered.
         let mut acks: Vec<_> =
             done.iter().map(|subject| connection.publish(subject, "+ACK")).collect::<Result<_>>()?;
         for ack in &mut acks {
-            ack.messages.recv().await.ok_or("the connection is gone")?;
+            ack.messages.recv().await.ok_or(GONE)?;
         }
-        // In nanoseconds: fewer than a batch come after five milliseconds, with a status.
-        let next = format!("{{\"batch\":{BATCH},\"expires\":5000000}}");
-        let mut inbox = connection.pull("$JS.API.CONSUMER.MSG.NEXT.S.C", &next)?;
+        if *asked < BATCH {
+            let next = format!("{{\"batch\":{},\"expires\":{EXPIRES_NS}}}", BATCH - *asked);
+            connection.send("$JS.API.CONSUMER.MSG.NEXT.S.C", "pull.1", &next)?;
+            *asked = BATCH;
+        }
         let mut leased = Vec::new();
         while leased.len() < BATCH {
-            match inbox.messages.recv().await.ok_or("the connection is gone")? {
-                Message { reply: Some(reply), .. } => leased.push(reply),
-                // A status without a body: there are no more.
-                Message { reply: None, .. } => break,
+            // What is there comes at once, and less than a batch is taken after a moment.
+            match tokio::time::timeout(Duration::from_millis(5), messages.recv()).await {
+                Ok(Some(Message { reply: Some(reply), .. })) => leased.push(reply),
+                Ok(Some(Message { body, .. })) => return Err(format!("no message: {body}").into()),
+                Ok(None) => return Err(GONE.into()),
+                Err(_) => break,
             }
         }
+        *asked -= leased.len();
         Ok(leased)
     }
 }
@@ -78,12 +98,18 @@ impl Broker for Nats {
 /// The number of the subscription of messages that are pulled: they come under the subject that they were sent under.
 const PULLED: u64 = 2;
 
+/// How long a request for messages holds: longer than a round.
+const EXPIRES_NS: u64 = 3_600_000_000_000;
+
+const GONE: &str = "the connection is gone";
+
 struct Message {
     reply: Option<String>,
     body: String,
 }
 
-type Inboxes = Arc<Plain<HashMap<u64, mpsc::UnboundedSender<Message>>>>;
+/// Who waits, by the number of the inbox or of the subscription [`PULLED`]; none once the connection has ended.
+type Inboxes = Arc<Plain<Option<HashMap<u64, mpsc::UnboundedSender<Message>>>>>;
 
 /// Messages to one inbox. It is forgotten with this value.
 struct Inbox {
@@ -95,7 +121,7 @@ struct Inbox {
 impl Drop for Inbox {
     fn drop(&mut self) {
         if let Ok(mut inboxes) = self.inboxes.lock() {
-            inboxes.remove(&self.number);
+            inboxes.as_mut().map(|inboxes| inboxes.remove(&self.number));
         }
     }
 }
@@ -124,37 +150,38 @@ impl Connection {
                 batch.clear();
             }
         });
-        let inboxes = Inboxes::default();
+        let inboxes = Inboxes::new(Plain::new(Some(HashMap::new())));
         let (known, pong) = (Arc::clone(&inboxes), requests.clone());
         tokio::spawn(async move {
             // Ends with the connection; who waits is told by that.
             let _ = deliver(BufReader::with_capacity(256 * 1024, read), &known, &pong).await;
-            known.lock().map(|mut known| known.clear()).ok();
+            known.lock().map(|mut known| *known = None).ok();
         });
-        Ok(Self { name, drawn: AtomicU64::new(0), inboxes, requests })
+        // Numbers up to that one are subscriptions.
+        Ok(Self { name, drawn: AtomicU64::new(PULLED + 1), inboxes, requests })
     }
 
     fn publish(&self, subject: &str, body: &str) -> Result<Inbox> {
         let number = self.drawn.fetch_add(1, Ordering::Relaxed);
-        self.publish_from(number, &number.to_string(), subject, body)
-    }
-
-    /// Asks for messages. There is one such inbox, so that what comes late comes with what is asked for next.
-    fn pull(&self, subject: &str, body: &str) -> Result<Inbox> {
-        self.publish_from(u64::MAX, "pull.1", subject, body)
-    }
-
-    fn publish_from(&self, number: u64, inbox: &str, subject: &str, body: &str) -> Result<Inbox> {
-        let (sender, messages) = mpsc::unbounded_channel();
-        self.inboxes.lock().map_err(|_| "poisoned")?.insert(number, sender);
-        let request = format!("PUB {subject} {}.{inbox} {}\r\n{body}\r\n", self.name, body.len());
-        self.requests.send(request).map_err(|_| "the connection is gone")?;
+        let messages = self.inbox(number)?;
+        self.send(subject, &number.to_string(), body)?;
         Ok(Inbox { number, inboxes: Arc::clone(&self.inboxes), messages })
+    }
+
+    fn inbox(&self, number: u64) -> Result<mpsc::UnboundedReceiver<Message>> {
+        let (sender, messages) = mpsc::unbounded_channel();
+        self.inboxes.lock().map_err(|_| "poisoned")?.as_mut().ok_or(GONE)?.insert(number, sender);
+        Ok(messages)
+    }
+
+    fn send(&self, subject: &str, inbox: &str, body: &str) -> Result<()> {
+        let request = format!("PUB {subject} {}.{inbox} {}\r\n{body}\r\n", self.name, body.len());
+        Ok(self.requests.send(request).map_err(|_| GONE)?)
     }
 
     async fn ask(&self, subject: &str, body: &str) -> Result<Message> {
         let mut inbox = self.publish(subject, body)?;
-        Ok(inbox.messages.recv().await.ok_or("the connection is gone")?)
+        Ok(inbox.messages.recv().await.ok_or(GONE)?)
     }
 }
 
@@ -176,16 +203,17 @@ async fn deliver(
                 let numbers = if words[0] == "HMSG" { 2 } else { 1 };
                 let reply = (words.len() == 4 + numbers).then(|| words[3].to_owned());
                 let number = match subscription.parse() {
-                    Ok(PULLED) => Some(u64::MAX),
+                    Ok(PULLED) => Some(PULLED),
                     _ => subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok()),
                 };
                 let mut bytes = vec![0; length.parse::<usize>()? + 2];
                 read.read_exact(&mut bytes).await?;
                 let message = Message { reply, body: String::from_utf8_lossy(&bytes).into_owned() };
                 if let (Some(number), Ok(inboxes)) = (number, inboxes.lock()) {
-                    inboxes.get(&number).map(|inbox| inbox.send(message).ok());
+                    inboxes.as_ref().and_then(|inboxes| inboxes.get(&number)?.send(message).ok());
                 }
             }
+            ["-ERR", ..] => return Err(line.into()),
             _ => {}
         }
     }

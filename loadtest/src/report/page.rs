@@ -226,6 +226,7 @@ fn name(stage: Stage) -> &'static str {
         Stage::Report => "report",
         Stage::Confirm => "confirm",
         Stage::Rotator => "of the answer: until signed",
+        Stage::Acknowledged => "all: acknowledged",
         Stage::AtHand => "all: password at hand",
         Stage::Whole => "all: confirmed",
     }

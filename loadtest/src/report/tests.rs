@@ -48,6 +48,41 @@ fn failed(report: &Report, bounds: &Thresholds) -> Vec<String> {
 }
 
 #[test]
+fn a_phase_can_be_held_to_another_and_an_overload_to_be_told_of() {
+    let mut report = report(Some(Verification::default()));
+    let mut other = report.phases[0].clone();
+    other.name = "double".to_owned();
+    report.phases.push(other);
+    let slower = |times| {
+        let named = |name: &str| name.to_owned();
+        Some(crate::scenario::Slower { phase: named("double"), than: named("steady"), times })
+    };
+    let wide = Thresholds { failed: 1, memory: Some(0.0), slower: slower(1e9), ..Thresholds::default() };
+    assert!(failed(&report, &wide).is_empty(), "{:?}", failed(&report, &wide));
+    let overloaded = Some("double".to_owned());
+    let cost = Cost { cpu_us: 0.0, cores: 0.0, written: 0.0, memory: 0, peak: 3 << 20 };
+    report.phases[1].costs = [("all".to_owned(), cost), (crate::watch::CLIENT.to_owned(), cost)].into();
+    let narrow = Thresholds {
+        failed: 1,
+        acknowledged: Some(keyturn_domain::span::Span(Duration::ZERO)),
+        memory: Some(2.9),
+        slower: slower(0.0),
+        overloaded,
+        ..Thresholds::default()
+    };
+    let what = failed(&report, &narrow).join("; ");
+    for part in ["until acknowledged", "memory at its worst", "p99 / p50 of steady", "double: overload"] {
+        assert!(what.contains(part), "{part}: {what}");
+    }
+    // Told by 503, and one of them did not say when to come back.
+    report.phases[1].summary.turned_away = [(503, 2)].into();
+    report.phases[1].summary.untold = 1;
+    let told = failed(&report, &Thresholds { memory: Some(3.0), slower: None, acknowledged: None, ..narrow });
+    assert_eq!(told, ["double: turned away without a time to come back"]);
+    assert!(report.told().contains("double: turned away 2 with 503; 1 without saying"), "{}", report.told());
+}
+
+#[test]
 fn each_threshold_can_fail_and_can_hold() {
     let sound = report(Some(Verification::default()));
     let span = |micros| Some(keyturn_domain::span::Span(Duration::from_micros(micros)));

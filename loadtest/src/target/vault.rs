@@ -68,6 +68,7 @@ impl Vault {
         let mut child = Command::new(&program)
             .arg(ca)
             .args(["--limit", &limit.calls.to_string(), &seconds])
+            .args(["--delay", &limit.delay.0.as_millis().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn what_is_used_is_a_share_of_what_is_allowed() {
-        let limit = VaultLimit { calls: 300, window: Span(Duration::from_secs(10)) };
+        let span = |secs| Span(Duration::from_secs(secs));
+        let limit = VaultLimit { calls: 300, window: span(10), delay: span(0) };
         let counted = Counted { taken: 301, lasted_s: 10.0, refused: 2, most: 300 };
         let report = VaultReport::of(limit, counted);
         assert!((report.rate - 30.0).abs() < 1e-9 && (report.used - 1.0).abs() < 1e-9, "{report:?}");
