@@ -235,7 +235,7 @@ fn settings_of_the_two_kinds_of_accounts_are_not_mixed() {
     assert_eq!(linux("name = \"lapsadmin\""), "");
     for (to, expected) in [
         ("name = \"Laps Admin\"", "name: an account's name is a small letter"),
-        ("name = \"a\"\ngroups = [\"sudo,root\"]", "groups: \"sudo,root\" is no name of a group"),
+        ("name = \"a\"\ngroups = [\"sudo,root\"]", "groups: «sudo,root» is no name of a group"),
         ("name = \"a\"\nshell = \"bash\"", "shell: must be an absolute path"),
         ("name = \"a\"\nrandom_suffix = 10", "random_suffix: must be from 0 to 9"),
         ("name = \"abcdefghijklmnopqrstuvwxyzabcdef\"\nrandom_suffix = 1", "random_suffix: abc"),

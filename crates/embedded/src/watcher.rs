@@ -76,7 +76,8 @@ impl Watcher {
         let shared = Arc::new(Shared::default());
         let bell = Bell::hang(path, entropy)
             .inspect_err(|error| {
-                tracing::warn!(error = %error, "other processes cannot tell what they write; it is looked for every {every:?}");
+                let every_ms = every.as_millis();
+                tracing::warn!(error = %error, every_ms, "other processes cannot tell what they write, and it is looked for");
             })
             .ok();
         let others = bell.as_ref().map(|bell| Arc::clone(bell.others()));

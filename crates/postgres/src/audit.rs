@@ -139,7 +139,7 @@ impl Link {
             .transpose()?;
         let (seq, previous) = last.map_or((1, START), |(seq, hash)| (seq.saturating_add(1), hash));
         let unknown = || {
-            let what = format!("{:?} is none of this release's", row.action.as_str());
+            let what = format!("«{}» is none of this release's", row.action.as_str());
             Failure::corrupt("an audit action", what)
         };
         let action = row.action.recordable().ok_or_else(unknown)?.to_owned();

@@ -185,7 +185,7 @@ async fn a_lane_is_unsure_until_its_device_is_heard() {
 /// Several step one job at once, while their connections are cut: each device is asked once, by one audit row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_asks_each_device_once_however_many_step_it() {
-    const DEVICES: u8 = 40;
+    const DEVICES: u8 = 250;
     let database = Arc::new(TestDatabase::fresh());
     let first = open(&database);
     for n in 1..=DEVICES {

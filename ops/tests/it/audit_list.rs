@@ -94,6 +94,7 @@ fn filters_hold_on_postgresql() {
         "[state]\nengine = \"postgres\"\n[state.postgres]\nurl = \"{}\"\n",
         database.address()
     ));
+    deployment.make_tables();
     deployment.add(&one, "LAB-01");
     deployment.add(&two, "LAB-02");
     filters_hold(&deployment, &one);

@@ -127,7 +127,7 @@ async fn every_key_of_every_command_is_in_snake_case() {
     let letters = engines(deployment).dead_letters().list(Some(QueueName::Alarms), 9).await.unwrap();
     let letter = letters[0].id.0.to_string();
     let backup = deployment.path("b.db").display().to_string();
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 13] = [
         &["device", "show", name],
         &["device", "show", refused],
         &["device", "history", name],
@@ -138,6 +138,8 @@ async fn every_key_of_every_command_is_in_snake_case() {
         &["config", "check"],
         &["config", "print"],
         &["log-level"],
+        &["explain"],
+        &["explain", "KT-0404"],
         &["doctor"],
     ];
     let mut met: BTreeSet<String> =

@@ -81,9 +81,11 @@ fn what_was_said_is_true(said: &BTreeMap<String, String>) {
         said.iter().find(|(line, _)| line.starts_with(beginning)).unwrap_or_else(|| panic!("{beginning}")).1
     };
     assert!(of("keyturn device show").contains("KT-0206"), "{}", of("keyturn device show"));
-    assert!(of("keyturn dead-letters show").contains("503 from «desk»"));
     let shown = of("keyturn dead-letters show");
-    assert!(shown.contains("is gone: replayed "), "{shown}");
+    // A worker may be quicker than the test to take the alarm, which dies all the same.
+    let died =
+        ["503 from «desk»", "webhook desk is configured no more"].iter().any(|why| shown.contains(why));
+    assert!(died && shown.contains("is gone: replayed "), "{shown}");
     let listed = of("keyturn audit list --limit");
     assert!(listed.contains("the receiver is back"), "{listed}");
     let of_one = of("keyturn audit list --device");

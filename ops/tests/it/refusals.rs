@@ -173,8 +173,8 @@ fn what_is_said_wrongly_is_code_2() {
     for (arguments, said) in [
         (&["dead-letters", "list", "--where", "colour:red"][..], "--where: "),
         (&["dead-letters", "list", "--queue", "foo"], "--queue: foo: the queues are"),
-        (&["audit", "export", "--since", "yesterday"], "--since: expected an instant"),
-        (&["events", "export", "--since", "yesterday"], "--since: expected an instant"),
+        (&["audit", "export", "--since", "yesterday"], "--since: «yesterday»: expected an instant"),
+        (&["events", "export", "--since", "yesterday"], "--since: «yesterday»: expected an instant"),
         (&["dead-letters", "replay", "7", "--reason", ""], "--reason must say why"),
         (&["device", "hold", "LAB-07", "--reason", ""], "--reason must say why"),
         (
