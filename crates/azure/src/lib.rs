@@ -17,6 +17,7 @@ pub mod logs;
 pub mod service_bus;
 pub mod signing_key;
 pub mod storage_queues;
+pub mod versions;
 pub mod wrapping_key;
 
 pub use self::failure::SetupError;

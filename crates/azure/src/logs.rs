@@ -25,12 +25,10 @@ pub use self::names::{NotARule, NotAStream, RuleId, StreamName};
 use crate::failure::{Failure, Refused, SetupError};
 use crate::retry::Attempts;
 use crate::transport::{HttpsUrl, Reach};
+use crate::versions;
 
 const SENDING: &str = "sending rows to Azure Monitor";
 const ASKING: &str = "asking Azure Monitor whether it would take rows";
-
-/// The version of the API.
-const API_VERSION: &str = "2023-01-01";
 
 /// The most bytes of a call's body before it is compressed, and so after it too: the service's limit.
 pub const MOST_BYTES: usize = 1_000_000;
@@ -118,7 +116,7 @@ impl Inner {
             .settings
             .endpoint
             .with(&format!("/dataCollectionRules/{}/streams/{stream}", self.settings.rule));
-        url.query_pairs_mut().append_pair("api-version", API_VERSION);
+        url.query_pairs_mut().append_pair("api-version", versions::LOGS_INGESTION);
         let (body, encoding) = body::encoded(rows, self.settings.compress);
         let mut made = 1;
         loop {

@@ -155,6 +155,16 @@ impl Database {
         self.inner.schema
     }
 
+    /// The server's version, as it tells it.
+    pub async fn server_version(&self) -> Result<String, Error> {
+        self.retrying("asking the server for its version", async || {
+            let found = self.read("SELECT current_setting('server_version')", &[]).await?;
+            let row = found.first().ok_or_else(|| Failure::new(Kind::Corrupt, "no version"))?;
+            Ok(row.try_get(0)?)
+        })
+        .await
+    }
+
     /// The server's time.
     pub async fn server_time(&self) -> Result<UnixMillis, Error> {
         self.retrying("asking the server for its time", async || {

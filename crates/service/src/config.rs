@@ -27,6 +27,8 @@ use keyturn_schemas::stamp::Freshness;
 
 use crate::levels;
 
+pub use keyturn_azure::versions;
+
 pub use self::azure::{AzureAccess, CopySettings, DirectoryEngine, VaultEngine};
 pub use self::logs::LogShipping;
 pub use self::queues::{AccessBy, BusNamespace, QueueEngines, StorageAccount};

@@ -322,6 +322,14 @@ impl Engines {
         }
     }
 
+    /// The version of the server that the state is on, if it is on one.
+    pub async fn server_version(&self) -> Option<Result<String, Error>> {
+        match &self.state {
+            State::Embedded(_) => None,
+            State::Postgres(database) => Some(database.server_version().await),
+        }
+    }
+
     /// The time of the server that the state is on, if it is on one.
     pub async fn server_time(&self) -> Option<Result<UnixMillis, Error>> {
         match &self.state {

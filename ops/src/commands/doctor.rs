@@ -8,6 +8,7 @@ mod disk;
 mod keys;
 mod logs;
 mod services;
+mod versions;
 mod work;
 
 use keyturn_ports::schema::Schema;
@@ -98,6 +99,7 @@ pub(super) async fn examine(deployment: &Deployment, write: bool) -> Vec<Check> 
     checks.extend(disk::examine(deployment).await);
     checks.extend(work::examine(deployment).await);
     checks.extend(services::examine(deployment, write).await);
+    checks.extend(versions::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);
     checks
 }

@@ -331,6 +331,9 @@ async fn azure_monitor_is_missed_by_nobody(plugged: &Plugged) {
     doctor("ok      vault", "Key Vault answers");
     doctor("ok      audit writable", "a row could be written");
     doctor("ok      vault readable", &site.vault.server.url());
+    for taken in ["PostgreSQL: 15", "Key Vault http", "Graph: v1.0, and it takes that"] {
+        doctor("ok      api version", taken);
+    }
     for who in ["PostgreSQL".to_owned(), site.vault.server.url(), site.graph.server.url()] {
         doctor("ok      service clock", &format!("{who}: its clock and this machine's are 0 s apart"));
     }
