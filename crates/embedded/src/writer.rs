@@ -112,10 +112,7 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
-        let (reply, answer) = oneshot::channel();
-        self.send(action, Box::new(Write::new(action, durability, work, reply))).await?;
-        answer.await.map_err(|_| stopped())?
+        self.write_few(usize::MAX, action, durability, work).await
     }
 
     /// As [`Writer::write`], for work on so many messages: a few are written here and now, if nobody else writes.
@@ -130,7 +127,6 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
         let (reply, answer) = oneshot::channel();
         let op = Box::new(Write::new(action, durability, work, reply));
         if messages <= FEW && durability == Durability::Internal {
@@ -138,7 +134,7 @@ impl Writer {
         } else {
             self.send(action, op).await?;
         }
-        answer.await.map_err(|_| stopped())?
+        answer.await.map_err(|_| stopped(action))?
     }
 
     /// Sees to a write that knows itself whom to tell, is short and does not wait for the disk.
@@ -164,14 +160,18 @@ impl Writer {
     }
 
     async fn send(&self, action: &'static str, op: Box<dyn Op>) -> Result<(), Error> {
-        let stopped = || Error::new(Kind::Unavailable, action, "the thread that writes has stopped");
-        self.sender.as_ref().ok_or_else(stopped)?.send(op).await.map_err(|_| stopped())
+        let sender = self.sender.as_ref().ok_or_else(|| stopped(action))?;
+        sender.send(op).await.map_err(|_| stopped(action))
     }
 
     /// A way to hand writes over that does not keep the thread alive.
     pub(crate) fn way(&self) -> Way {
         Way(self.sender.as_ref().map(mpsc::Sender::downgrade))
     }
+}
+
+fn stopped(action: &'static str) -> Error {
+    Error::new(Kind::Unavailable, action, "the thread that writes has stopped")
 }
 
 /// See [`Writer::way`].
