@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::engines::{Engines, OpenError};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::health::Waits;
 use crate::host::Host;
 use crate::http::{self, Bounds, TlsError};
@@ -89,7 +89,10 @@ pub fn run<F>(name: &'static str, role: impl FnOnce(Host) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), StartError>>,
 {
-    let arguments = arguments(name);
+    let arguments = match arguments(name) {
+        Ok(arguments) => arguments,
+        Err(ended) => return ended,
+    };
     let started = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::from);
     match started.and_then(|runtime| runtime.block_on(live(name, arguments, role))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,9 +100,19 @@ where
     }
 }
 
-/// What was said to the role `name`.
-fn arguments(name: &'static str) -> Arguments {
-    Arguments::from_arg_matches(&command(name).get_matches()).unwrap_or_else(|error| error.exit())
+/// What was said to the role `name`, or what it ends with: help was asked for, or it was said wrongly.
+fn arguments(name: &'static str) -> Result<Arguments, ExitCode> {
+    let said = command(name).try_get_matches().and_then(|said| Arguments::from_arg_matches(&said));
+    said.map_err(|error| {
+        // A reader that has gone away is nothing to tell of.
+        drop(error.print());
+        if !error.use_stderr() {
+            return ExitCode::SUCCESS;
+        }
+        let code = Code::Usage;
+        eprintln!("{0}: `keyturn explain {0}`", code.code());
+        ExitCode::from(code.exit())
+    })
 }
 
 /// The command line of the role `name`, whose `--help` begins with what the role does.

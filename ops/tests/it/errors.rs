@@ -208,6 +208,13 @@ fn roles_that_do_not_start_say_the_same() {
     says("KT-0313", 1);
     fs::remove_file(deployment.config()).unwrap();
     says("KT-0303", 1);
+    for role in ROLES {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_keyturn")).with_file_name(format!("keyturn-{role}"));
+        let output = Command::new(program).arg("--unheard-of").output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{role}: {error}");
+        assert!(error.contains("--unheard-of") && error.contains("keyturn explain KT-0401"), "{error}");
+    }
 }
 
 #[test]
