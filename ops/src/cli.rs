@@ -102,8 +102,9 @@ pub(crate) enum Command {
     LogLevel(LogLevel),
     /// Look for what is wrong with the deployment, and tell what mends it. Changes nothing without --write.
     Doctor {
-        /// Where versions are in Key Vault, try as well whether this identity may write there: this makes a disabled version
-        /// of the secret keyturn-doctor in each vault. Run it as who the rotator is.
+        /// Try as well what cannot be asked. Where versions are in Key Vault, this makes a disabled version of the secret
+        /// keyturn-doctor in each vault; where hops are on Azure Storage, it sends a message to each that nobody gets to see,
+        /// and deletes it. Run it as who the role is that is to do so.
         #[arg(long)]
         write: bool,
     },

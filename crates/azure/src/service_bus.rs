@@ -27,6 +27,7 @@ mod line;
 mod message;
 mod sessions;
 mod settle;
+mod stream;
 mod tokens;
 
 use std::sync::{Arc, Mutex, PoisonError};

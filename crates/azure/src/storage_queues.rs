@@ -22,6 +22,7 @@ mod settle;
 mod shared_key;
 mod strays;
 mod text;
+mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;

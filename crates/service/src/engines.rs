@@ -1,5 +1,7 @@
 //! The one place that picks engines: from configuration to ports.
 
+mod outside;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +10,6 @@ use keyturn_azure::graph::GraphDirectory;
 use keyturn_azure::key_vault::KeyVault;
 use keyturn_azure::logs::LogsIngestion;
 use keyturn_azure::pace::Shared;
-use keyturn_azure::service_bus;
-use keyturn_azure::storage_queues::Access;
 use keyturn_azure::{ServiceBus, SetupError, StorageQueues};
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock;
@@ -37,13 +37,11 @@ use keyturn_ports::vault::{Copies, Inventory, Resettling, Vault, VaultKeeper, Va
 use keyturn_ports::{Error, Kind};
 pub use keyturn_postgres::Made;
 
+use self::outside::Outside;
 use crate::audited::Counted;
 use crate::backups::{BackupError, Checked};
-use crate::config::{
-    AccessBy, AzureAccess, Backup, BusNamespace, Config, DirectoryEngine, QueueEngines, StorageAccount,
-    VaultEngine,
-};
-use crate::keys::{self, KeyError};
+use crate::config::{Backup, Config, DirectoryEngine, VaultEngine};
+use crate::keys::KeyError;
 use crate::recovery::{LoggedVault, RecoveryLog};
 
 /// The engines of a deployment, opened. Each accessor gives out one port, so that a process hands its role what
@@ -52,6 +50,7 @@ use crate::recovery::{LoggedVault, RecoveryLog};
 pub struct Engines {
     state: State,
     hops: Hops,
+    storage_queues: Option<Arc<StorageQueues>>,
     service_bus: Option<Arc<ServiceBus>>,
     key_vault: Option<KeyVault>,
     graph: Option<GraphDirectory>,
@@ -129,73 +128,6 @@ fn epoch_beside(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".epoch");
     name.into()
-}
-
-/// Engines of hops, and what lies dead beside them.
-type Outside =
-    (BTreeMap<QueueName, Arc<dyn Queue>>, BTreeMap<QueueName, Arc<dyn Strays>>, Option<Arc<ServiceBus>>);
-
-/// The engines of those hops that are not the state's.
-fn outside(
-    config: &QueueEngines,
-    azure: Option<&AzureAccess>,
-    graveyard: &Arc<dyn Graveyard>,
-    clock: &Arc<dyn Clock>,
-    entropy: &Arc<dyn Entropy>,
-) -> Result<Outside, OpenError> {
-    let (mut outside, mut strays, mut queues) = Outside::default();
-    if let Some(account) = &config.account {
-        let engine = Arc::new(storage(account, azure, graveyard, clock)?);
-        for queue in &config.azure_storage {
-            outside.insert(*queue, Arc::clone(&engine) as _);
-            strays.insert(*queue, Arc::clone(&engine) as _);
-        }
-    }
-    if let Some((namespace, azure)) = config.namespace.as_ref().zip(azure) {
-        let bus = bus(namespace, azure, graveyard, clock, entropy)?;
-        outside.extend(config.service_bus.iter().map(|queue| (*queue, Arc::clone(&bus) as _)));
-        queues = Some(bus);
-    }
-    Ok((outside, strays, queues))
-}
-
-fn bus(
-    BusNamespace { settings, policy }: &BusNamespace,
-    AzureAccess { credential, reach }: &AzureAccess,
-    graveyard: &Arc<dyn Graveyard>,
-    clock: &Arc<dyn Clock>,
-    entropy: &Arc<dyn Entropy>,
-) -> Result<Arc<ServiceBus>, OpenError> {
-    let access = match policy {
-        None => service_bus::Access::Token(credential.open(reach)?),
-        Some((policy, file)) => {
-            let key = keys::secret_of_service(file)?;
-            service_bus::Access::SharedKey { policy: policy.clone(), key }
-        }
-    };
-    let settings = service_bus::Settings { ca: reach.ca.clone(), ..settings.clone() };
-    let (graveyard, clock, entropy) = (Arc::clone(graveyard), Arc::clone(clock), Arc::clone(entropy));
-    Ok(Arc::new(ServiceBus::new(settings, access, graveyard, clock, entropy)?))
-}
-
-fn storage(
-    StorageAccount { endpoint, access }: &StorageAccount,
-    azure: Option<&AzureAccess>,
-    graveyard: &Arc<dyn Graveyard>,
-    clock: &Arc<dyn Clock>,
-) -> Result<StorageQueues, OpenError> {
-    let access = match access {
-        AccessBy::Identity => {
-            let unset = || Error::new(Kind::Denied, "using a storage queue", "there is no azure.credential");
-            let AzureAccess { credential, reach } = azure.ok_or_else(unset)?;
-            Access::Token { credential: credential.open(reach)?, reach: reach.clone() }
-        }
-        AccessBy::Key { account, file } => {
-            Access::SharedKey { account: account.clone(), key: keys::secret_of_service(file)? }
-        }
-        AccessBy::Signature(file) => Access::Signature(keys::secret_of_service(file)?),
-    };
-    Ok(StorageQueues::new(endpoint, &access, Arc::clone(graveyard), Arc::clone(clock))?)
 }
 
 /// The state as one of its ports.
@@ -288,9 +220,9 @@ impl Engines {
             State::Embedded(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
             State::Postgres(database) => (Arc::new(database.clone()), Arc::new(database.clone())),
         };
-        let (outside, strays, service_bus) =
-            outside(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
-        let hops = Hops::new(inside, outside).with_strays(strays);
+        let Outside { queues, strays, storage_queues, service_bus } =
+            Outside::open(&config.queues, config.azure.as_ref(), &graveyard, &clock, &entropy)?;
+        let hops = Hops::new(inside, queues).with_strays(strays);
         let turns: Arc<dyn Turns> = match &state {
             State::Embedded(database) => Arc::new(database.clone()),
             State::Postgres(database) => Arc::new(database.clone()),
@@ -301,7 +233,7 @@ impl Engines {
         };
         let (key_vault, graph) =
             (key_vault(config, turns, &entropy)?, graph(config, roster, &clock, &entropy)?);
-        Ok(Self { state, hops, service_bus, key_vault, graph, recovery, clock, entropy })
+        Ok(Self { state, hops, storage_queues, service_bus, key_vault, graph, recovery, clock, entropy })
     }
 
     /// Time.
@@ -351,6 +283,11 @@ impl Engines {
     /// The hops with engines of their own.
     pub(crate) fn hops_outside(&self) -> &BTreeMap<QueueName, Arc<dyn Queue>> {
         self.hops.outside()
+    }
+
+    /// The queues on Azure Storage, if any hop has one.
+    pub fn storage_queues(&self) -> Option<&StorageQueues> {
+        self.storage_queues.as_deref()
     }
 
     /// The queues on Azure Service Bus, if any hop has one.

@@ -779,9 +779,14 @@ function outcome(kind) {
 for (const kind of ["accepted", "released", "rejected", "modified"]) {
     container.on(kind, outcome(kind));
 }
+// What our own refusals come back with when the other side closes the link.
+const ORDINARY = new Set(["com.microsoft:timeout", "com.microsoft:session-lock-lost"]);
 for (const trouble of ["connection_error", "session_error", "sender_error", "receiver_error", "protocol_error", "error"]) {
     container.on(trouble, (context) => {
-        const error = context?.error ?? context?.session?.error ?? context;
+        const error = context?.error ?? context?.sender?.error ?? context?.session?.error ?? context;
+        if (ORDINARY.has(error?.condition)) {
+            return;
+        }
         process.stderr.write(`service-bus: ${trouble}: ${error?.condition ?? error?.message ?? "?"}\n`);
     });
 }

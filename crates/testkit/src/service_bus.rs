@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::clock::ManualClock;
 
 /// The policy that opens everything.
@@ -108,6 +110,21 @@ impl FakeServiceBus {
     /// Breaks every connection.
     pub fn drop_links(&self) {
         self.tell(&json!({ "drop": true }));
+    }
+
+    /// Takes it away: it takes connections, and answers nothing until [`FakeServiceBus::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Puts it back, with all that it had.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.0.child.lock().unwrap_or_else(PoisonError::into_inner);
+        kill_process(Pid::from_child(&child), signal).expect("it runs");
     }
 
     /// What is on a queue: lists of `alive` and `dead`, how many were `sent` to it, and how many `connections` and `faults`

@@ -1,7 +1,8 @@
 //! `keyturn doctor` and `keyturn support`: what is wrong with a deployment and what mends it, one line for each check.
 //!
-//! Nothing is changed: a transaction that is begun to see whether it can be is rolled back. With `--write` one thing is: Key
-//! Vault knows no such transaction, so a version of a secret that is the doctor's own is made.
+//! Nothing is changed: a transaction that is begun to see whether it can be is rolled back. With `--write` two things are,
+//! since Key Vault and Azure Storage know no such transaction: a version of a secret that is the doctor's own is made, and a
+//! message is sent that nobody gets to see, and deleted.
 
 mod bundle;
 mod disk;
@@ -97,7 +98,7 @@ pub(super) async fn examine(deployment: &Deployment, write: bool) -> Vec<Check> 
     drop(deployment.keys.unlock().await);
     checks.extend(keys::examine(deployment).await);
     checks.extend(disk::examine(deployment).await);
-    checks.extend(work::examine(deployment).await);
+    checks.extend(work::examine(deployment, write).await);
     checks.extend(services::examine(deployment, write).await);
     checks.extend(versions::examine(deployment).await);
     checks.extend(logs::examine(deployment).await);

@@ -4,7 +4,7 @@
 
 mod alarms;
 mod audit_list;
-#[cfg(feature = "azurite")]
+#[cfg(any(feature = "azurite", feature = "service-bus"))]
 mod azure_pipeline;
 mod break_glass;
 mod canary;

@@ -1,9 +1,6 @@
 //! The way to a namespace: TCP, TLS, SASL, and an AMQP connection.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fe2o3_amqp::Connection;
@@ -15,12 +12,12 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::failure::Wrong;
+use super::stream::{Held, Watched};
 
 /// The other side is told to speak up within this; the service says so too, and either answers with empty frames.
 const IDLE: Duration = Duration::from_mins(2);
@@ -109,12 +106,15 @@ pub(super) fn tls(ca: Option<&[u8]>) -> Result<TlsConnector, Error> {
     Ok(TlsConnector::from(Arc::new(builder.with_no_client_auth())))
 }
 
+/// A connection, and its stream.
+pub(super) struct Dialled {
+    pub(super) connection: ConnectionHandle<()>,
+    pub(super) is_cut: watch::Receiver<bool>,
+    pub(super) held: Held,
+}
+
 /// A connection, that of nobody yet: who may do what is told to `$cbs`.
-pub(super) async fn connect(
-    to: &Namespace,
-    tls: &TlsConnector,
-) -> Result<(ConnectionHandle<()>, watch::Receiver<bool>), Wrong> {
-    let (cut, is_cut) = watch::channel(false);
+pub(super) async fn connect(to: &Namespace, tls: &TlsConnector) -> Result<Dialled, Wrong> {
     let away = |_| Wrong::silence("the service cannot be reached");
     let stream = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(away)?;
     // Without it every answer to a request waits for an acknowledgement that is not sent at once.
@@ -132,65 +132,15 @@ pub(super) async fn connect(
         .max_frame_size(65_536_u32)
         .idle_time_out(u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX));
     if !to.protected {
-        return Ok((builder.open_with_stream(Watched { stream, cut }).await?, is_cut));
+        let (stream, is_cut, held) = Watched::new(stream);
+        return Ok(Dialled { connection: builder.open_with_stream(stream).await?, is_cut, held });
     }
     let name = ServerName::try_from(to.host.clone()).map_err(|_| Wrong::silence("the host has no name"))?;
     let stream = tls.connect(name, stream).await;
     let stream =
         stream.map_err(|_| Wrong::silence("the server's certificate is not trusted, or TLS failed"))?;
-    Ok((builder.open_with_stream(Watched { stream, cut }).await?, is_cut))
-}
-
-/// A stream that tells when it is at its end. The AMQP library leaves those who wait for an answer waiting.
-#[derive(Debug)]
-struct Watched<S> {
-    stream: S,
-    cut: watch::Sender<bool>,
-}
-
-impl<S> Watched<S> {
-    fn told<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = &polled {
-            self.cut.send_replace(true);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if polled.is_ready() && buffer.filled().len() == before && buffer.remaining() > 0 {
-            self.cut.send_replace(true);
-        }
-        self.told(polled)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.told(polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(context);
-        self.told(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.told(polled)
-    }
+    let (stream, is_cut, held) = Watched::new(stream);
+    Ok(Dialled { connection: builder.open_with_stream(stream).await?, is_cut, held })
 }
 
 #[cfg(test)]

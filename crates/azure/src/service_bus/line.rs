@@ -17,11 +17,12 @@ use keyturn_domain::time::UnixMillis;
 use tokio::sync::{Mutex, OnceCell, watch};
 
 use super::asker::{Answer, Asker};
-use super::dial::connect;
+use super::dial::{Dialled, connect};
 use super::failure::Wrong;
 use super::home::Home;
 use super::inbox::{Buffer, Inbox};
 use super::sessions::Accepted;
+use super::stream::Held;
 
 /// After so many messages the connection is replaced: they are settled through `$management`, so the link itself never
 /// hears of it and keeps their tags.
@@ -50,25 +51,22 @@ pub(super) struct Line {
     proven: AtomicBool,
     leased: AtomicU32,
     is_cut: watch::Receiver<bool>,
+    _held: Held,
 }
 
 impl Line {
     /// A connection that may use `entity`.
     pub(super) async fn open(home: &Home, entity: &str) -> Result<Self, Wrong> {
-        let (connection, is_cut) = connect(&home.settings.namespace, &home.tls).await?;
-        let mut watched = is_cut.clone();
+        let dialled = connect(&home.settings.namespace, &home.tls).await?;
+        let mut watched = dialled.is_cut.clone();
         tokio::select! {
-            line = Self::begin(home, entity, connection, is_cut) => line,
+            line = Self::begin(home, entity, dialled) => line,
             _ = watched.wait_for(|cut| *cut) => Err(Wrong::silence("the connection broke")),
         }
     }
 
-    async fn begin(
-        home: &Home,
-        entity: &str,
-        mut connection: ConnectionHandle<()>,
-        is_cut: watch::Receiver<bool>,
-    ) -> Result<Self, Wrong> {
+    async fn begin(home: &Home, entity: &str, dialled: Dialled) -> Result<Self, Wrong> {
+        let Dialled { mut connection, is_cut, held } = dialled;
         let mut session = Session::begin(&mut connection).await?;
         let cbs = Asker::attach(&mut session, "$cbs", "cbs").await?;
         let line = Self {
@@ -83,6 +81,7 @@ impl Line {
             proven: AtomicBool::new(false),
             leased: AtomicU32::new(0),
             is_cut,
+            _held: held,
         };
         line.authorise(home, entity).await?;
         Ok(line)

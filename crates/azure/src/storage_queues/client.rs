@@ -106,6 +106,28 @@ impl Client {
         self.queue.send_message(message, Some(forever)).await.map(drop).map_err(wrong)
     }
 
+    /// Puts a message on the queue that is there and hidden for so long. Returns its number and pop receipt.
+    pub(super) async fn put_hidden(
+        &self,
+        text: String,
+        (there, hidden): (Duration, Duration),
+    ) -> Result<(String, String), Error> {
+        self.made().await?;
+        let action = "sending to a storage queue";
+        let wrong = |error: azure_core::Error| Failure::of(action, &error).error();
+        let options = QueueClientSendMessageOptions {
+            message_time_to_live: Some(seconds(there)),
+            visibility_timeout: Some(seconds(hidden)),
+            ..Default::default()
+        };
+        let message = QueueMessage { message_text: Some(text) }.try_into().map_err(wrong)?;
+        let sent = self.queue.send_message(message, Some(options)).await.map_err(wrong)?;
+        let sent = sent.into_model().map_err(wrong)?.items.unwrap_or_default().into_iter().next();
+        let unsaid =
+            || Error::new(Kind::Unavailable, action, "the service did not say how it calls the message");
+        sent.and_then(|sent| sent.message_id.zip(sent.pop_receipt)).ok_or_else(unsaid)
+    }
+
     /// Takes up to `max` messages, at most 32, for `lease`.
     pub(super) async fn receive(&self, max: usize, lease: Duration) -> Result<Vec<Received>, Error> {
         self.made().await?;

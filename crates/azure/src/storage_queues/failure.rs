@@ -58,7 +58,7 @@ fn told(action: &'static str, error: &azure_core::Error, status: Option<StatusCo
         _ => Kind::Unavailable,
     };
     let mend = match (status, code) {
-        (StatusCode::Forbidden, _) => "; the identity needs the role Storage Queue Data Contributor",
+        (StatusCode::Forbidden, _) => "; see which role the identity needs: docs/AZURE.md",
         (_, "QueueNotFound") => "; the queue is made when a process starts",
         _ => "",
     };

@@ -22,7 +22,7 @@ use keyturn_ports::queue::{DeadReason, NewMessage, Queue as _, QueueName, Settle
 use keyturn_testkit::azurite::{ACCOUNT, KEY};
 use keyturn_testkit::conformance::sample;
 
-use self::server::{Azurite, Deployment};
+use self::server::{Azurite, Deployment, signature};
 
 const QUEUE: QueueName = QueueName::Findings;
 const LEASE: Duration = Duration::from_mins(1);
@@ -173,6 +173,42 @@ async fn what_goes_wrong_is_told_without_a_secret() {
     drop(azurite);
     let sent = deployment.queues.send(QUEUE, vec![sample::message(1)]).await;
     assert_eq!(sent.unwrap_err().kind(), Kind::Unavailable);
+}
+
+/// Each signature permits some of what there is: r looking, a sending, u renewing and putting off, p deleting.
+#[tokio::test]
+async fn what_an_identity_may_do_is_told_and_no_message_is_touched_by_it() {
+    let azurite = Azurite::start().await;
+    let deployment = azurite.deployment();
+    let endpoint = azurite.endpoint();
+    let by = |permissions: &str| {
+        let access = Access::Signature(signature(permissions).into());
+        let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
+        StorageQueues::new(&endpoint, &access, state, clock).unwrap()
+    };
+    let all = by("rwdlacup");
+    all.send(QUEUE, vec![sample::message(1)]).await.unwrap();
+    for (permissions, settles, sends) in [
+        ("rwdlacup", true, true),
+        ("raup", true, true),
+        ("rup", true, false),
+        ("rap", false, true),
+        ("r", false, false),
+        ("a", false, true),
+        ("au", false, true),
+    ] {
+        let queues = by(permissions);
+        let (settled, sent) = (queues.may_settle(QUEUE).await, queues.try_sending(QUEUE).await);
+        for (tried, expected) in [(&settled, settles), (&sent, sends)] {
+            let denied = tried.as_ref().is_err_and(|error| error.kind() == Kind::Denied);
+            assert!(tried.is_ok() == expected && denied != expected, "{permissions}: {tried:?}");
+        }
+        // Who may send and not delete leaves a message that runs out by itself.
+        assert!(permissions.starts_with('a') || all.depth(QUEUE).await.unwrap().total == 1, "{permissions}");
+        let leased = all.lease(QUEUE, 9, LEASE).await.unwrap();
+        assert_eq!(leased.len(), 1, "{permissions}: nobody sees another message than the one that was sent");
+        deployment.clock.advance(2 * LEASE);
+    }
 }
 
 /// A token that Azurite takes: it looks at the claims, and at no signature.

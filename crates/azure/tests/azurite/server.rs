@@ -103,30 +103,34 @@ impl Azurite {
         texts.map(|text| text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")).collect()
     }
 
-    /// A queue's messages, with a signature of the account that lets in everybody
-    /// (learn.microsoft.com/rest/api/storageservices/create-account-sas).
+    /// A queue's messages, with a signature that lets in everybody.
     fn messages(&self, queue: &str) -> String {
-        let (version, expiry) = ("2018-11-09", "2100-01-01T00:00:00Z");
-        let to_sign = format!("{ACCOUNT}\nrwdlacup\nq\nsco\n\n{expiry}\n\nhttp,https\n{version}\n");
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(KEY).unwrap());
-        let signature = STANDARD.encode(hmac::sign(&key, to_sign.as_bytes()));
-        let query = [
-            ("sv", version),
-            ("ss", "q"),
-            ("srt", "sco"),
-            ("sp", "rwdlacup"),
-            ("se", expiry),
-            ("spr", "http,https"),
-            ("sig", &signature),
-        ];
-        let url = format!("{}/{queue}/messages", self.server.url("http"));
-        reqwest::Url::parse_with_params(&url, query).unwrap().to_string()
+        format!("{}/{queue}/messages?{}", self.server.url("http"), signature("rwdlacup"))
     }
 
     /// A deployment of its own.
     pub(crate) fn deployment(&self) -> Deployment {
         Deployment::with(&self.endpoint(), self.clock())
     }
+}
+
+/// A signature of the account that permits this, each by its letter, as a query
+/// (learn.microsoft.com/rest/api/storageservices/create-account-sas).
+pub(crate) fn signature(permissions: &str) -> String {
+    let (version, expiry) = ("2018-11-09", "2100-01-01T00:00:00Z");
+    let to_sign = format!("{ACCOUNT}\n{permissions}\nq\nsco\n\n{expiry}\n\nhttp,https\n{version}\n");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(KEY).unwrap());
+    let signature = STANDARD.encode(hmac::sign(&key, to_sign.as_bytes()));
+    let query = [
+        ("sv", version),
+        ("ss", "q"),
+        ("srt", "sco"),
+        ("sp", permissions),
+        ("se", expiry),
+        ("spr", "http,https"),
+        ("sig", &signature),
+    ];
+    reqwest::Url::parse_with_params("http://localhost", query).unwrap().query().unwrap().to_owned()
 }
 
 fn write(path: &Path, now: UnixMillis) {

@@ -89,6 +89,36 @@ async fn links_that_drop_lose_and_double_nothing() {
     }
 }
 
+/// How long this process has run, in hundredths of a second.
+fn processor_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// A server that takes bytes and answers nothing costs no time, however often it is tried again; and it is back when it is.
+#[tokio::test]
+async fn a_service_that_answers_nothing_is_waited_for_at_rest() {
+    let given = Deployment::with(&usual());
+    let settings = Settings { timeout: Duration::from_millis(300), ..settings(&given.fake.url("amqp")) };
+    let (queues, _state, _folder) = on(&settings, by_key(KEY), &given.clock);
+    queues.send(QUEUE, vec![sample::message(1)]).await.unwrap();
+    assert_eq!(lease_one(&queues).await.message, sample::message(1));
+    given.fake.pause();
+    for _ in 0..3 {
+        let tried = queues.send(QUEUE, vec![sample::message(2)]).await;
+        assert_eq!(tried.unwrap_err().kind(), Kind::Unavailable);
+    }
+    // Time enough to take leave of the connections that were given up.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let before = processor_time();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let spent = processor_time() - before;
+    assert!(spent < 20, "{spent} hundredths of a second of two seconds");
+    given.fake.resume();
+    queues.send(QUEUE, vec![sample::message(3)]).await.unwrap();
+}
+
 /// A death between the copy and the completion leaves both; the next worker's copy is the same one.
 #[tokio::test]
 async fn a_death_between_copy_and_completion_doubles_a_message_once_at_most() {

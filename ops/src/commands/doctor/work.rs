@@ -21,10 +21,14 @@ use crate::output;
 /// Versions opened to see whether the vault can be read.
 const OPENED: usize = 64;
 
-pub(super) async fn examine(deployment: &Deployment) -> Vec<Check> {
+/// With `write`, a message is sent to each queue of Azure Storage, and deleted.
+pub(super) async fn examine(deployment: &Deployment, write: bool) -> Vec<Check> {
     let mut checks = vec![clock(deployment).await];
     for queue in QueueName::ALL {
         checks.push(self::queue(deployment, queue).await);
+    }
+    for queue in &deployment.config.queues.azure_storage {
+        checks.extend(storage(deployment, *queue, write).await);
     }
     for queue in &deployment.config.queues.service_bus {
         checks.extend(sessions(deployment, *queue).await);
@@ -117,15 +121,39 @@ async fn sessions(deployment: &Deployment, queue: QueueName) -> Option<Check> {
     })
 }
 
+const SENDING: &str = "sending";
+const WHO_SENDS: &str = "whoever sends there needs the role: of the roles of Keyturn the one before this queue, and whoever \
+                         replays dead letters: docs/AZURE.md";
+
 /// Whether messages may be sent to a queue of Service Bus. Nothing is.
 async fn sending(deployment: &Deployment, queue: QueueName) -> Option<Check> {
-    const NAME: &str = "sending";
-    let mend = "whoever sends there needs the role: of the roles of Keyturn the one before this queue, and whoever replays dead \
-                letters: docs/AZURE.md";
     Some(match deployment.engines.service_bus()?.may_send(queue).await {
-        Ok(()) => Check::ok(NAME, format!("{queue}: this identity may send")),
-        Err(error) => Check::failed(NAME, format!("{queue}: {error}"), mend),
+        Ok(()) => Check::ok(SENDING, format!("{queue}: this identity may send")),
+        Err(error) => Check::failed(SENDING, format!("{queue}: {error}"), WHO_SENDS),
     })
+}
+
+/// Whether messages of a queue of Azure Storage may be settled, and with `write` whether they may be sent: it has no way to
+/// ask.
+async fn storage(deployment: &Deployment, queue: QueueName, write: bool) -> Vec<Check> {
+    const SETTLING: &str = "settling";
+    let Some(queues) = deployment.engines.storage_queues() else { return Vec::new() };
+    let mend = "whoever works on this queue needs the role: of the roles of Keyturn the one behind it: docs/AZURE.md";
+    let mut checks = vec![match queues.may_settle(queue).await {
+        Ok(()) => {
+            Check::ok(SETTLING, format!("{queue}: this identity may renew, put off and delete messages"))
+        }
+        Err(error) => Check::failed(SETTLING, format!("{queue}: {error}"), mend),
+    }];
+    if write {
+        checks.push(match queues.try_sending(queue).await {
+            Ok(()) => {
+                Check::ok(SENDING, format!("{queue}: a message that nobody sees was sent, and deleted"))
+            }
+            Err(error) => Check::failed(SENDING, format!("{queue}: {error}"), WHO_SENDS),
+        });
+    }
+    checks
 }
 
 /// Messages that lie dead on their engine and are in no index.
