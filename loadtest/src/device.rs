@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use bytes::Bytes;
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
 use keyturn_domain::clock::Clock as _;
 use keyturn_domain::entropy::Entropy;
@@ -111,7 +112,9 @@ impl Device {
 
     /// Signs the next request before its time, with a nonce of its own.
     pub async fn presign(&mut self, world: &World, connection: &mut Option<Connection>) -> Result<()> {
-        let nonce = fetch_nonce(world, connection).await?;
+        // Before the clock runs.
+        let mut unmeasured = Timeline::start(SystemClock.monotonic());
+        let nonce = fetch_nonce(world, connection, &mut unmeasured).await?;
         self.ready = Some(self.sign_request(world, nonce)?);
         Ok(())
     }
@@ -138,7 +141,7 @@ impl Device {
             let signed = if let Some(signed) = self.ready.take() {
                 signed
             } else {
-                let nonce = fetch_nonce(world, connection).await?;
+                let nonce = fetch_nonce(world, connection, timeline).await?;
                 timeline.reached(Stage::Nonce);
                 self.sign_request(world, nonce)?
             };
@@ -182,7 +185,7 @@ impl Device {
         for _ in 0..ANEW {
             let fresh = match nonce.take() {
                 Some(nonce) => nonce,
-                None => fetch_nonce(world, connection).await?,
+                None => fetch_nonce(world, connection, timeline).await?,
             };
             let report = Report {
                 common: self.common(world, fresh),
@@ -295,9 +298,13 @@ impl Submitted {
     }
 }
 
-async fn fetch_nonce(world: &World, connection: &mut Option<Connection>) -> Result<Nonce> {
+async fn fetch_nonce(
+    world: &World,
+    connection: &mut Option<Connection>,
+    timeline: &mut Timeline,
+) -> Result<Nonce> {
     let call = Call { path: "/v1/nonce", message: None, wait: Duration::ZERO };
-    let reply = exchange(world, connection, call).await?;
+    let reply = exchange(world, connection, call, timeline).await?;
     if reply.status != 200 {
         bail!("no nonce: {}", status(&reply));
     }
@@ -317,19 +324,10 @@ async fn submit(
     text: &str,
     timeline: &mut Timeline,
 ) -> Result<Submitted> {
-    let mut returns = 0;
+    let (mut returns, bytes) = (0, Bytes::from(text.to_owned()));
     loop {
-        let call = Call { path, message: Some(text.to_owned()), wait: Duration::ZERO };
-        let reply = match exchange(world, connection, call).await {
-            Ok(reply) => reply,
-            // Whether it was taken is not known; the same bytes are sent again, as the protocol has it.
-            Err(_) if returns < world.behaviour.returns => {
-                returns += 1;
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
+        let call = Call { path, message: Some(bytes.clone()), wait: Duration::ZERO };
+        let reply = exchange(world, connection, call, timeline).await?;
         noted(&reply, timeline);
         match reply.status {
             202 => {
@@ -357,7 +355,7 @@ async fn poll(
     let started = SystemClock.monotonic();
     loop {
         let call = Call { path: &path, message: None, wait: world.behaviour.long_poll.0 };
-        let reply = exchange(world, connection, call).await?;
+        let reply = exchange(world, connection, call, timeline).await?;
         let nonce = nonce_of(&reply);
         noted(&reply, timeline);
         match reply.status {
@@ -380,9 +378,26 @@ fn noted(reply: &Reply, timeline: &mut Timeline) {
     }
 }
 
-/// Every answer brings a nonce and the key set.
-async fn exchange(world: &World, connection: &mut Option<Connection>, call: Call<'_>) -> Result<Reply> {
-    let reply = world.wire.exchange(connection, call).await?;
+/// Every answer brings a nonce and the key set. Where the connection breaks it is not known whether the server took the
+/// call; it is made again with the same bytes, as the protocol has it, as often as the scenario has devices come back.
+async fn exchange(
+    world: &World,
+    connection: &mut Option<Connection>,
+    call: Call<'_>,
+    timeline: &mut Timeline,
+) -> Result<Reply> {
+    let mut returns = 0;
+    let reply = loop {
+        match world.wire.exchange(connection, &call).await {
+            Ok(reply) => break reply,
+            Err(_) if returns < world.behaviour.returns => {
+                returns += 1;
+                timeline.broke();
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     if let Some(text) = &reply.key_set {
         world.trust.offer(text, &world.deployment)?;
     }

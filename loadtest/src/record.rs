@@ -90,6 +90,7 @@ pub struct Timeline {
     submitted: UnixMillis,
     acknowledged: bool,
     turned: Vec<Turned>,
+    broken: u64,
 }
 
 /// An answer of 429 or 503.
@@ -109,6 +110,7 @@ impl Timeline {
             submitted: UnixMillis(0),
             acknowledged: false,
             turned: Vec::new(),
+            broken: 0,
         };
         timeline.reached(Stage::Lag);
         timeline
@@ -131,6 +133,11 @@ impl Timeline {
     /// The server turned a call away, and said when to come back, or did not.
     pub fn turned_away(&mut self, status: u16, told: bool) {
         self.turned.push(Turned { status, told });
+    }
+
+    /// A connection broke, and the call is made again.
+    pub fn broke(&mut self) {
+        self.broken += 1;
     }
 
     /// When the request was taken, by the wall clock.
@@ -171,6 +178,7 @@ struct Inner {
     ends: BTreeMap<String, u64>,
     turned: BTreeMap<u16, u64>,
     untold: u64,
+    broken: u64,
     unanswered: u64,
     confirmed: u64,
     given: u64,
@@ -201,6 +209,7 @@ impl Record {
             *inner.turned.entry(turned.status).or_default() += 1;
             inner.untold += u64::from(!turned.told);
         }
+        inner.broken += timeline.broken;
         inner.unanswered += u64::from(timeline.acknowledged && matches!(ended, Ended::Failed(_)));
         for (stage, took) in timeline.reached.iter().copied().chain(whole) {
             let took = micros(took).clamp(1, HOUR);
@@ -242,6 +251,7 @@ impl Record {
             confirmed: inner.confirmed,
             turned_away: inner.turned.clone(),
             untold: inner.untold,
+            broken: inner.broken,
             unanswered: inner.unanswered,
             given: inner.given,
             stages: inner.stages.iter().map(|(stage, spread)| (*stage, Percentiles::of(spread))).collect(),
@@ -267,6 +277,8 @@ pub struct Summary {
     pub turned_away: BTreeMap<u16, u64>,
     /// Those of them that did not say when to come back.
     pub untold: u64,
+    /// Connections that broke while somebody waited for an answer, after which the call was made again.
+    pub broken: u64,
     /// Rotations that were acknowledged and failed afterwards.
     pub unanswered: u64,
     /// Those that brought a password.
@@ -375,6 +387,7 @@ mod tests {
         let mut timeline = Timeline::start(SystemClock.monotonic());
         timeline.turned_away(503, true);
         timeline.turned_away(429, false);
+        timeline.broke();
         for ended in [Ended::Confirmed, Ended::TurnedAway(503), Ended::TurnedAway(503)] {
             record.add(&timeline, &ended, Duration::ZERO);
         }
@@ -382,6 +395,7 @@ mod tests {
         assert_eq!((summary.finished, summary.confirmed), (3, 1));
         assert_eq!(summary.ended["turned away with 503"], 2);
         assert_eq!((summary.turned_away[&503], summary.turned_away[&429], summary.untold), (3, 3, 3));
+        assert_eq!(summary.broken, 3);
         assert!(!summary.stages.contains_key(&Stage::AtHand) && summary.stages.contains_key(&Stage::Whole));
     }
 }

@@ -191,9 +191,12 @@ impl PhaseReport {
         let summary = &self.summary;
         let each = summary.turned_away.iter().map(|(status, count)| format!("{count} with {status}"));
         let all = each.collect::<Vec<_>>().join(", ");
-        (!all.is_empty()).then(|| {
-            format!("{}: turned away {all}; {} without saying when to come back", self.name, summary.untold)
-        })
+        let turned = (!all.is_empty())
+            .then(|| format!("turned away {all}; {} without saying when to come back", summary.untold));
+        let broken = (summary.broken > 0)
+            .then(|| format!("{} calls were made again, their connections having broken", summary.broken));
+        let told: Vec<String> = turned.into_iter().chain(broken).collect();
+        (!told.is_empty()).then(|| format!("{}: {}", self.name, told.join("; ")))
     }
 }
 

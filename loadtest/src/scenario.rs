@@ -106,7 +106,8 @@ pub struct Behaviour {
     pub apply: Span,
     /// When a device gives up waiting for an answer.
     pub patience: Span,
-    /// How often a device that is turned away with 429 or 503 comes back, after as long as it was told.
+    /// How often a device that is turned away with 429 or 503 comes back, after as long as it was told; and how often it makes
+    /// a call again whose connection broke, a second later.
     pub returns: u32,
 }
 

@@ -46,7 +46,7 @@ pub struct Call<'a> {
     /// The path.
     pub path: &'a str,
     /// A signed message to post; none to get.
-    pub message: Option<String>,
+    pub message: Option<Bytes>,
     /// How long the server may hold the answer back.
     pub wait: Duration,
 }
@@ -109,7 +109,7 @@ impl Wire {
     }
 
     /// Exchanges a call for a reply. A connection that the policy or the server has closed is replaced first.
-    pub async fn exchange(&self, connection: &mut Option<Connection>, call: Call<'_>) -> Result<Reply> {
+    pub async fn exchange(&self, connection: &mut Option<Connection>, call: &Call<'_>) -> Result<Reply> {
         let kept = match connection.take() {
             Some(kept) => self.still_good(kept).await,
             None => None,
@@ -128,7 +128,7 @@ impl Wire {
         kept.sender.ready().await.is_ok().then_some(kept)
     }
 
-    async fn send(&self, connection: &mut Connection, call: Call<'_>) -> Result<Reply> {
+    async fn send(&self, connection: &mut Connection, call: &Call<'_>) -> Result<Reply> {
         let method = if call.message.is_some() { Method::POST } else { Method::GET };
         let mut request = Request::builder().method(method).uri(call.path).header(HOST, &self.host);
         if call.message.is_some() {
@@ -137,7 +137,7 @@ impl Wire {
         if !call.wait.is_zero() {
             request = request.header("prefer", format!("wait={}", call.wait.as_secs()));
         }
-        let body = Full::new(Bytes::from(call.message.unwrap_or_default()));
+        let body = Full::new(call.message.clone().unwrap_or_default());
         let (head, body) = connection.sender.send_request(request.body(body)?).await?.into_parts();
         let text = |name: &HeaderName| Some(head.headers.get(name)?.to_str().ok()?.to_owned());
         let collected = Limited::new(body, MAX_BODY).collect().await;
