@@ -245,7 +245,8 @@ impl Queue for StorageQueues {
                 Err(error) => return Err(error),
             };
             let short = received.len() < wanted;
-            leased.extend(received.into_iter().map(|received| self.leased(queue, received, until)));
+            let meant = self.without_trials(queue, received).await;
+            leased.extend(meant.into_iter().map(|received| self.leased(queue, received, until)));
             if short {
                 break;
             }

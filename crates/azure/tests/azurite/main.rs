@@ -211,6 +211,28 @@ async fn what_an_identity_may_do_is_told_and_no_message_is_touched_by_it() {
     }
 }
 
+/// Who tries to send and dies before it deletes, or may not: the message is visible for a second in the end.
+#[tokio::test]
+async fn a_trial_that_nobody_took_away_is_nobodys_work() {
+    let azurite = Azurite::start().await;
+    let deployment = azurite.deployment();
+    let endpoint = azurite.endpoint();
+    let by = |permissions: &str| {
+        let access = Access::Signature(signature(permissions).into());
+        let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
+        StorageQueues::new(&endpoint, &access, state, clock).unwrap()
+    };
+    let all = by("rwdlacup");
+    assert_eq!(all.depth(QUEUE).await.unwrap().total, 0);
+    by("a").try_sending(QUEUE).await.unwrap();
+    assert!(all.lease(QUEUE, 9, LEASE).await.unwrap().is_empty());
+    assert_eq!(all.depth(QUEUE).await.unwrap().total, 1, "it is there, and hidden");
+    deployment.clock.advance(Duration::from_millis(59_500));
+    let leased = all.lease(QUEUE, 9, LEASE).await.unwrap();
+    assert!(leased.is_empty(), "{} messages for a worker", leased.len());
+    assert_eq!(all.depth(QUEUE).await.unwrap().total, 0, "it was seen, and taken away");
+}
+
 /// A token that Azurite takes: it looks at the claims, and at no signature.
 #[derive(Debug)]
 struct Tokens {
