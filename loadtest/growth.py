@@ -35,9 +35,11 @@ OURS = {"device", "lane", "version", "request", "event", "mark"}
 
 def main():
     programs = Path(sys.argv[1]).resolve()
-    sizes = [int(size) for size in sys.argv[2:]] or [1_000, 10_000, 100_000, 1_000_000]
-    if min(sizes) < FIRST:
-        sys.exit(f"a fleet has {FIRST} devices or more")
+    given = sys.argv[2:] or ["1000", "10000", "100000", "1000000"]
+    wrong = [size for size in given if not size.isdecimal() or int(size) < FIRST or int(size) % FIRST]
+    if wrong:
+        sys.exit(f"{wrong[0]}: expected how many devices a fleet has, a multiple of {FIRST}")
+    sizes = sorted({int(size) for size in given})
     with tempfile.TemporaryDirectory(prefix="keyturn-growth-") as folder:
         fleets = [fleet(programs, Path(folder, f"fleet-{number}"), FIRST if number == 0 else EACH_ROUND)
                   for number in range(ROUNDS + 1)]
