@@ -31,6 +31,7 @@ pub struct OpenOptions {
     pub(crate) entropy: Arc<dyn Entropy>,
     look_every: Duration,
     readers: usize,
+    effects: Durability,
 }
 
 impl OpenOptions {
@@ -38,7 +39,8 @@ impl OpenOptions {
     pub fn new(path: impl Into<PathBuf>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let path = path.into();
         let beside = epoch::beside(&path);
-        Self { path, beside, clock, entropy, look_every: Duration::from_millis(20), readers: 4 }
+        let (look_every, readers) = (Duration::from_millis(20), 4);
+        Self { path, beside, clock, entropy, look_every, readers, effects: Durability::Internal }
     }
 
     /// Where the epoch is kept that no backup may have. Beside the file, with `.epoch` behind its name, by default.
@@ -57,6 +59,14 @@ impl OpenOptions {
     /// At most this many reads at once. 4 by default; each costs a connection with its cache of 1 MiB.
     pub fn readers(mut self, readers: usize) -> Self {
         self.readers = readers.max(1);
+        self
+    }
+
+    /// Whether messages are settled on another engine. What they led to is then on the disk before that engine is told
+    /// that they are done with; it would not give them out again. They are not by default: what a power loss takes of
+    /// the effects it takes of the settlements too.
+    pub fn settled_elsewhere(mut self, elsewhere: bool) -> Self {
+        self.effects = if elsewhere { Durability::Told } else { Durability::Internal };
         self
     }
 }
@@ -78,6 +88,7 @@ struct Inner {
     watcher: Watcher,
     readers: Readers,
     lookups: Lookups,
+    effects: Durability,
     writer: Writer,
     /// Let go last: the lock that says that the file is in use.
     _held: File,
@@ -92,7 +103,7 @@ impl std::fmt::Debug for Database {
 impl Database {
     /// Opens the file, creating or migrating it where needed. Blocks: a small file is checked as a whole.
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
-        let OpenOptions { path, beside, clock, entropy, look_every, readers } = options;
+        let OpenOptions { path, beside, clock, entropy, look_every, readers, effects } = options;
         let held = open::hold(&path)?;
         let (connection, schema) = open::writing(&path, &beside, clock.now(), &*entropy, open::Use::Work)?;
         let signals = Arc::new(Signals::default());
@@ -125,6 +136,7 @@ impl Database {
                 watcher,
                 readers,
                 lookups: Lookups::default(),
+                effects,
                 writer,
                 _held: held,
             }),
@@ -164,6 +176,11 @@ impl Database {
 
     pub(crate) fn readers(&self) -> &Readers {
         &self.inner.readers
+    }
+
+    /// How what messages lead to is committed.
+    pub(crate) fn effects(&self) -> Durability {
+        self.inner.effects
     }
 
     pub(crate) fn lookups(&self) -> &Lookups {

@@ -89,7 +89,7 @@ impl Ledger for Database {
         let apply = move |batch: &mut Batch<'_>| {
             commits.iter().map(|element| commit::apply(batch, element)).collect()
         };
-        self.write_few(messages, "committing to the ledger", Durability::Internal, apply).await
+        self.write_few(messages, "committing to the ledger", self.effects(), apply).await
     }
 }
 

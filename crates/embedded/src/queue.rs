@@ -33,12 +33,17 @@ use crate::writer::Durability;
 pub(crate) use self::settle::ATTEMPTS_KEPT;
 use self::sql::per_queue;
 
+const SETTLING: &str = "settling messages";
+
 /// The longest lease and the longest delay.
 const LONGEST: Duration = Duration::from_hours(1);
 
 /// Those who wait for a message look again after this long, whatever happened: it bounds what a wall clock that
 /// was set can cost them. Everything else wakes them sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// So many messages that are done with wait for somebody else's transaction. More are worth one of their own.
+const RIDING: usize = 16;
 
 /// How many of the messages that are not visible are looked at to say how many of them are leased.
 const LEASES_COUNTED: usize = 4096;
@@ -98,13 +103,17 @@ impl Queue for Database {
         forward: Vec<(QueueName, NewMessage)>,
     ) -> Result<Vec<Receipt>, Error> {
         let messages = settled.len().max(forward.len());
+        let no_news = forward.is_empty() && settled.iter().all(|(_, how)| *how == Settlement::Complete);
         let settle = move |batch: &mut Batch<'_>| {
             for (onto, message) in &forward {
                 enqueue(batch, *onto, message)?;
             }
             settle::settle(batch, queue, &settled)
         };
-        self.write_few(messages, "settling messages", Durability::Internal, settle).await
+        if no_news && messages <= RIDING {
+            return self.writer().ride(messages, SETTLING, settle).await;
+        }
+        self.write_few(messages, SETTLING, Durability::Internal, settle).await
     }
 
     fn system(&self, _: QueueName) -> &'static str {

@@ -33,7 +33,7 @@ impl ResultReader for Database {
 impl ResultWriter for Database {
     async fn publish(&self, results: Vec<NewResult>) -> Result<Vec<Published>, Error> {
         let carrying = results.iter().any(|result| result.carries.is_some());
-        let durability = if carrying { Durability::Told } else { Durability::Internal };
+        let durability = if carrying { Durability::Told } else { self.effects() };
         let messages = results.len();
         let publish =
             move |batch: &mut Batch<'_>| results.iter().map(|result| publish_one(batch, result)).collect();

@@ -20,6 +20,11 @@
 //! A lease that found nothing stays with the thread ([`Op::waits`]). It is run again within the transaction that puts
 //! something on its queue, so that a message is sent and given to a waiting worker by one commit.
 //!
+//! # What rides
+//! That a message is done with is no news for anybody, and if it is forgotten, work is repeated that has no effect any
+//! more. So it need not have a transaction of its own ([`Writer::ride`]): it is written with whatever comes next, or after
+//! [`RIDE`] if nothing does. Its caller is answered when it is committed, as always.
+//!
 //! # A write that fails fails alone
 //! If anything in a batch fails or panics, the whole transaction is rolled back and its writes are run again, one
 //! transaction each; the error then meets only the write that caused it.
@@ -49,14 +54,20 @@ use crate::signals::Signals;
 /// batch would wait for those at its end.
 const LARGEST_BATCH: usize = 512;
 
-/// After a commit of so many writes it is waited for the next as many, for so many moments of this length at most. A sync
-/// takes ten times as long.
+/// After a commit of [`SOME`] writes it is waited for others before the next sync, until there are [`MANY`] or three quarters
+/// of what the last commit had, whichever is more, for so many moments of this length at most: as long as two or three syncs
+/// of a fast disk.
+const SOME: usize = 3;
 const MANY: usize = 16;
-const MOMENTS: usize = 3;
-const MOMENT: Duration = Duration::from_micros(20);
+const MOMENTS: usize = 30;
+const MOMENT: Duration = Duration::from_micros(100);
 
 /// So many messages are written in less than the 100 microseconds that an async thread may be kept busy.
 const FEW: usize = 2;
+
+/// How long a write waits for somebody else's transaction. Between two of them there are some milliseconds where a hundred
+/// rotations are made in a second, and a lease runs for thousands of times as long.
+const RIDE: Duration = Duration::from_millis(10);
 
 /// How many writes may wait before callers wait to hand theirs over.
 const WAITING: usize = 4 * LARGEST_BATCH;
@@ -137,6 +148,25 @@ impl Writer {
         answer.await.map_err(|_| stopped(action))?
     }
 
+    /// As [`Writer::write_few`], in the next transaction that somebody else needs: for what is [`Durability::Internal`] and no
+    /// news.
+    pub(crate) async fn ride<T, F>(&self, messages: usize, action: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        let (reply, mut answer) = oneshot::channel();
+        let write = Write::new(action, Durability::Internal, work, reply).riding(messages);
+        self.hand_over(action, Box::new(write)).await?;
+        let answered = if let Ok(answered) = tokio::time::timeout(RIDE, &mut answer).await {
+            answered
+        } else {
+            self.write_few(0, action, Durability::Internal, |_| Ok(())).await?;
+            answer.await
+        };
+        answered.map_err(|_| stopped(action))?
+    }
+
     /// Sees to a write that knows itself whom to tell, is short and does not wait for the disk.
     pub(crate) async fn hand_over(&self, action: &'static str, op: Box<dyn Op>) -> Result<(), Error> {
         match self.try_here(op) {
@@ -213,6 +243,7 @@ fn write_all(committer: &Mutex<Committer>, mut waiting: mpsc::Receiver<Box<dyn O
         committer.take(&mut batch);
         committer.tidy();
     }
+    lock(committer).leave();
 }
 
 fn lock(committer: &Mutex<Committer>) -> MutexGuard<'_, Committer> {
@@ -226,7 +257,7 @@ fn lock(committer: &Mutex<Committer>) -> MutexGuard<'_, Committer> {
 fn gather(waiting: &mut mpsc::Receiver<Box<dyn Op>>, batch: &mut Vec<Box<dyn Op>>, last: usize) {
     for _ in 0..MOMENTS {
         let syncs = batch.iter().any(|op| op.durability() == Durability::Told);
-        if !syncs || last < MANY || batch.len() >= last / 4 * 3 {
+        if !syncs || last < SOME || batch.len() >= (last / 4 * 3).max(MANY) {
             return;
         }
         std::thread::sleep(MOMENT);

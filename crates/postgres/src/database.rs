@@ -191,6 +191,11 @@ impl Database {
         &self.inner.lookups
     }
 
+    /// How what messages lead to is committed.
+    pub(crate) fn effects(&self) -> Mode {
+        if self.inner.dialer.settings().settled_elsewhere { Mode::Told } else { Mode::Internal }
+    }
+
     /// How connections are made.
     pub(crate) fn dialer(&self) -> &Dialer {
         &self.inner.dialer

@@ -50,7 +50,7 @@ impl ResultReader for Database {
 impl ResultWriter for Database {
     async fn publish(&self, results: Vec<NewResult>) -> Result<Vec<Published>, Error> {
         let carrying = results.iter().any(|result| result.carries.is_some());
-        let mode = if carrying { Mode::Told } else { Mode::Internal };
+        let mode = if carrying { Mode::Told } else { self.effects() };
         let published =
             self.retrying("publishing results", async || publish(self, mode, &results).await).await?;
         if published.contains(&Published::Stored) {

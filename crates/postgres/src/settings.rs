@@ -14,6 +14,7 @@ pub struct Settings {
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) tls: Tls,
     pub(crate) limits: Limits,
+    pub(crate) settled_elsewhere: bool,
     place: String,
 }
 
@@ -120,7 +121,14 @@ impl Settings {
         // Whoever answers has to be the one that writes: a standby would refuse every write.
         target.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
         let place = place(&target);
-        Ok(Self { target, password_file, tls, limits, place })
+        Ok(Self { target, password_file, tls, limits, settled_elsewhere: false, place })
+    }
+
+    /// Whether messages are settled on another engine. What they led to is then on the server's disk before that engine
+    /// is told that they are done with; it would not give them out again. They are not by default: what a crash of the
+    /// server takes of the effects it takes of the settlements too.
+    pub fn settled_elsewhere(self, elsewhere: bool) -> Self {
+        Self { settled_elsewhere: elsewhere, ..self }
     }
 
     /// The name under which the server lists the connections, like `keyturn-rotator`.

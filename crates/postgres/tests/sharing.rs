@@ -554,6 +554,35 @@ async fn a_crash_of_the_server_takes_nothing_that_was_told() {
 }
 
 #[tokio::test]
+async fn a_crash_of_the_server_takes_no_effect_of_what_was_settled_elsewhere() {
+    let database = TestDatabase::on(Cluster::private());
+    make(&database).unwrap();
+    let settings = settings(&database).settled_elsewhere(true);
+    let engine =
+        Database::open(&settings, Arc::new(SystemClock), Arc::new(SystemEntropy), Times::Server).unwrap();
+    for round in 1..=3 {
+        let result = NewResult {
+            request: sample::request(round),
+            carries: None,
+            body: ResultBody::Signed("told".to_owned()),
+            expires: SystemClock.now().plus(NEVER),
+        };
+        assert_eq!(engine.publish(vec![result]).await.unwrap(), [Published::Stored]);
+        // The message was acknowledged to another engine now, which will not give it out again.
+        database.cluster().crash();
+        database.cluster().start();
+        let found = until_it_answers(|| engine.result(sample::request(round))).await;
+        assert_eq!(found, Some(ResultBody::Signed("told".to_owned())), "round {round}");
+        assert_eq!(engine.commit(vec![sample::effect(round)]).await.unwrap(), [Committed::Applied]);
+        database.cluster().crash();
+        database.cluster().start();
+        until_it_answers(|| engine.depth(QUEUE)).await;
+        let again = engine.commit(vec![sample::effect(round)]).await.unwrap();
+        assert_eq!(again, [Committed::Duplicate], "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn texts_that_the_server_cannot_hold_do_not_keep_a_message_from_being_settled() {
     let database = TestDatabase::fresh();
     let engine = open(&database);

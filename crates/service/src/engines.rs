@@ -194,6 +194,7 @@ impl Engines {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let (time, chance) = (Arc::clone(&clock), Arc::clone(&entropy));
+        let elsewhere = config.queues.is_any_outside();
         let state = match &config.postgres {
             None => {
                 let data = &config.sections.data;
@@ -201,14 +202,14 @@ impl Engines {
                 if is_missing(&data.file) && !is_missing(&epoch) {
                     return Err(OpenError::Lost { database: data.file.clone(), epoch });
                 }
-                let mut options = OpenOptions::new(&data.file, time, chance);
+                let mut options = OpenOptions::new(&data.file, time, chance).settled_elsewhere(elsewhere);
                 if let Some(file) = &data.epoch_file {
                     options = options.epoch_file(file);
                 }
                 State::Embedded(keyturn_embedded::Database::open(options)?)
             }
             Some(settings) => {
-                let settings = settings.clone().named(name);
+                let settings = settings.clone().named(name).settled_elsewhere(elsewhere);
                 let times = keyturn_postgres::Times::Server;
                 State::Postgres(keyturn_postgres::Database::open(&settings, time, chance, times)?)
             }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::{Leased, QueueName, Settlement};
 use keyturn_ports::{Error, Kind};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{LOOK_AGAIN, lease, per_queue, settle};
+use super::{LONGEST, LOOK_AGAIN, lease, per_queue, settle};
 use crate::batch::Batch;
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::rows;
 use crate::writer::op::{Op, Write};
 use crate::writer::{Durability, Way};
 
@@ -108,6 +110,33 @@ impl Op for Waiter {
             && let Err(Ok(Found::Messages(messages))) = reply.send(answer)
         {
             self.back.give(messages);
+        }
+    }
+
+    /// Unless it would find messages, or nothing now and something soon.
+    fn finds_nothing(&self, connection: &Connection, now: UnixMillis) -> bool {
+        let sql = per_queue!(
+            self.queue,
+            "SELECT taken, (SELECT max(id) FROM queue_",
+            "), (SELECT min(visible_at) FROM held_",
+            "), (SELECT max(visible_at) FROM held_",
+            ") FROM queue_counters WHERE queue = ?1"
+        );
+        let standing = connection.prepare_cached(sql).and_then(|mut statement| {
+            statement.query_row([rows::queue_code(self.queue)], |row| {
+                let (last, held): (Option<i64>, [Option<i64>; 2]) = (row.get(1)?, [row.get(2)?, row.get(3)?]);
+                Ok((row.get::<_, i64>(0)?, last, held))
+            })
+        });
+        let (soon, far) = (rows::to_column(now.plus(LOOK_AGAIN)), rows::to_column(now.plus(LONGEST)));
+        match standing {
+            Ok((taken, last, [first_held, last_held])) => {
+                last.is_none_or(|last| last <= taken)
+                    && first_held.is_none_or(|at| at > soon)
+                    && last_held.is_none_or(|at| at <= far)
+            }
+            // Whoever runs it learns why.
+            Err(_) => false,
         }
     }
 

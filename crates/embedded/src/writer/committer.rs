@@ -7,11 +7,14 @@ use keyturn_ports::Kind;
 use rusqlite::hooks::Wal;
 
 use super::op::{Op, run_guarded};
-use super::{Durability, FEW, Tools};
+use super::{Durability, FEW, LARGEST_BATCH, Tools};
 use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::open::{CHECKPOINT_PAGES, without_patience};
 use crate::signals::Woken;
+
+/// So many messages that wait for a transaction are settled in one that is made where it is asked for.
+const FEW_RIDING: usize = 2 * FEW;
 
 /// The connection that writes, and what is known about it. One thread at a time has it.
 pub(super) struct Committer {
@@ -22,8 +25,10 @@ pub(super) struct Committer {
     last: usize,
     /// How long the log was after the last commit.
     pages: Arc<AtomicI32>,
-    /// Those that were run, found nothing, and wait for a queue.
+    /// Those that found nothing and wait for a queue.
     pub(super) parked: Vec<Box<dyn Op>>,
+    /// Those that wait for a transaction that others need.
+    pub(super) riders: Vec<Box<dyn Op>>,
 }
 
 /// A transaction that is committed.
@@ -60,7 +65,15 @@ impl Committer {
             told.store(pages, Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { tools, level: None, suspect: false, last: 0, pages, parked: Vec::new() })
+        Ok(Self {
+            tools,
+            level: None,
+            suspect: false,
+            last: 0,
+            pages,
+            parked: Vec::new(),
+            riders: Vec::new(),
+        })
     }
 
     /// How many writes the last transaction had.
@@ -70,26 +83,58 @@ impl Committer {
 
     /// Commits a batch, and keeps of it what waits.
     pub(super) fn take(&mut self, batch: &mut Vec<Box<dyn Op>>) {
+        let waiting: Vec<_> = batch.extract_if(.., |op| self.finds_nothing(&**op)).collect();
+        self.park(waiting);
+        if batch.iter().all(|op| op.rides().is_some()) && self.riders.len() + batch.len() < LARGEST_BATCH {
+            self.riders.append(batch);
+            return;
+        }
         self.last = batch.len();
+        batch.append(&mut self.riders);
         self.commit(batch);
         self.park(batch.drain(..));
     }
 
+    /// Commits those that wait for a transaction.
+    pub(super) fn leave(&mut self) {
+        let mut riders = std::mem::take(&mut self.riders);
+        if !riders.is_empty() {
+            self.commit(&mut riders);
+        }
+    }
+
     /// Commits a write in no more time than its statements take; returns it if that cannot be.
-    pub(super) fn try_take(&mut self, mut op: Box<dyn Op>) -> Option<Box<dyn Op>> {
+    pub(super) fn try_take(&mut self, op: Box<dyn Op>) -> Option<Box<dyn Op>> {
+        if op.rides().is_some() {
+            self.riders.push(op);
+            return None;
+        }
+        if self.finds_nothing(&*op) {
+            self.park([op]);
+            return None;
+        }
         // Where many write, each commit is to have many; where the log is long, somebody has to copy it first.
-        if self.last > FEW || self.suspect || self.log_is_long() {
+        let riding: usize = self.riders.iter().filter_map(|op| op.rides()).sum();
+        if self.last > FEW || riding > FEW_RIDING || self.suspect || self.log_is_long() {
             return Some(op);
         }
-        let ops = std::slice::from_mut(&mut op);
-        let outcome = without_patience(|| self.attempt(ops));
+        let mut ops = vec![op];
+        ops.append(&mut self.riders);
+        let outcome = without_patience(|| self.attempt(&mut ops));
         if matches!(outcome, Err(Stop::Begin(_))) {
+            let op = ops.swap_remove(0);
+            self.riders = ops;
             return Some(op);
         }
         self.last = 1;
-        self.end(ops, outcome);
-        self.park([op]);
+        self.end(&mut ops, outcome);
+        self.park(ops);
         None
+    }
+
+    /// Whether this is a lease that has to wait, as far as a look can tell that costs no transaction.
+    fn finds_nothing(&self, op: &dyn Op) -> bool {
+        op.waits().is_some() && op.finds_nothing(&self.tools.connection, self.tools.clock.now())
     }
 
     fn park(&mut self, ops: impl IntoIterator<Item = Box<dyn Op>>) {

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use keyturn_domain::time::UnixMillis;
 use keyturn_ports::queue::QueueName;
 use keyturn_ports::{Error, Kind};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::Durability;
@@ -27,6 +29,17 @@ pub(crate) trait Op: Send + fmt::Debug {
     fn waits(&self) -> Option<QueueName> {
         None
     }
+
+    /// Whether it would find nothing, so that it need not be run before something is put on the queue that it waits for.
+    fn finds_nothing(&self, _: &Connection, _: UnixMillis) -> bool {
+        false
+    }
+
+    /// The messages it is about, if it may wait a moment for a transaction that others need, instead of having one of its
+    /// own.
+    fn rides(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A write with its types.
@@ -36,6 +49,7 @@ pub(crate) struct Write<T, F> {
     work: F,
     done: Option<T>,
     reply: Option<oneshot::Sender<Result<T, Error>>>,
+    rides: Option<usize>,
 }
 
 impl<T, F> Write<T, F> {
@@ -45,7 +59,12 @@ impl<T, F> Write<T, F> {
         work: F,
         reply: oneshot::Sender<Result<T, Error>>,
     ) -> Self {
-        Self { action, durability, work, done: None, reply: Some(reply) }
+        Self { action, durability, work, done: None, reply: Some(reply), rides: None }
+    }
+
+    /// The same, which is about so many messages and may wait for somebody else's transaction.
+    pub(crate) fn riding(self, messages: usize) -> Self {
+        Self { rides: Some(messages), ..self }
     }
 }
 
@@ -77,6 +96,10 @@ impl<T: Send, F: FnMut(&mut Batch<'_>) -> Result<T, Failure> + Send> Op for Writ
             // The caller may have stopped waiting; the write happened all the same.
             drop(reply.send(answer));
         }
+    }
+
+    fn rides(&self) -> Option<usize> {
+        self.rides
     }
 }
 

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use keyturn_domain::ambient::{SystemClock, SystemEntropy};
+use keyturn_domain::ids::RequestId;
 use keyturn_domain::time::UnixMillis;
 use keyturn_ports::Kind;
-use keyturn_ports::queue::QueueName;
+use keyturn_ports::ledger::Ledger as _;
+use keyturn_ports::queue::{Queue as _, QueueName, Receipt, Settlement};
+use keyturn_ports::results::{NewResult, Published, ResultBody, ResultWriter as _};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::Receiver;
@@ -14,6 +17,7 @@ use super::committer::Committer;
 use super::op::{Op, Write};
 use super::{Durability, Tools, Writer};
 use crate::batch::Batch;
+use crate::database::{Database, OpenOptions};
 use crate::failure::Failure;
 use crate::open;
 use crate::signals::Signals;
@@ -126,6 +130,32 @@ fn a_commit_waits_for_the_disk_if_one_write_in_it_must() {
     ] {
         commit(&mut committer, ops);
         assert_eq!(synchronous(&committer), expected);
+    }
+}
+
+#[tokio::test]
+async fn effects_wait_for_the_disk_where_messages_are_settled_elsewhere() {
+    for (elsewhere, expected) in [(false, 1), (true, 2)] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("keyturn.db");
+        let options = OpenOptions::new(path, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let database = Database::open(options.settled_elsewhere(elsewhere)).unwrap();
+        let synchronous = || -> i64 {
+            let committer = super::lock(&database.writer().committer);
+            committer.tools.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+        };
+        let receipts =
+            vec![(Receipt { message: "1".to_owned(), lease: "a".repeat(32) }, Settlement::Release)];
+        database.settle(QueueName::Outcomes, receipts, Vec::new()).await.unwrap();
+        assert_eq!(synchronous(), 1, "what is lost of a settlement is work that is done again");
+        let expires = UnixMillis(u64::MAX >> 1);
+        let request = RequestId::of("a");
+        let result = NewResult { request, carries: None, body: ResultBody::Refused, expires };
+        assert_eq!(database.publish(vec![result]).await.unwrap(), [Published::Stored]);
+        assert_eq!(synchronous(), expected);
+        database.settle(QueueName::Outcomes, vec![], Vec::new()).await.unwrap();
+        assert_eq!(database.commit(Vec::new()).await.unwrap(), []);
+        assert_eq!(synchronous(), expected);
     }
 }
 
@@ -279,6 +309,121 @@ fn what_is_taken_at_once_is_given_to_who_waits_and_may_wait_itself() {
     assert!(committer.try_take(Box::new(waiting)).is_none());
     assert!(answer.try_recv().is_err());
     assert_eq!(committer.parked.len(), 1, "the one that was answered is gone");
+}
+
+fn rider(key: &'static str) -> (Box<dyn Op>, Answer) {
+    let (reply, answer) = oneshot::channel();
+    (Box::new(Write::new("testing", Durability::Internal, store(key), reply).riding(1)), answer)
+}
+
+#[test]
+fn what_rides_is_written_with_what_others_need() {
+    let (_folder, mut committer) = committer();
+    let ((first, mut first_told), (second, mut second_told)) = (rider("a"), rider("b"));
+    assert!(committer.try_take(first).is_none());
+    committer.take(&mut vec![second]);
+    assert!(first_told.try_recv().is_err() && second_told.try_recv().is_err(), "nobody needed a transaction");
+    assert!(stored(&committer).is_empty());
+    let before = committer.tools.connection.total_changes();
+    assert!(taken_at_once(&mut committer, "c"));
+    assert!(first_told.try_recv().unwrap().is_ok() && second_told.try_recv().unwrap().is_ok());
+    assert_eq!(stored(&committer), ["a", "b", "c"]);
+    assert_eq!(committer.tools.connection.total_changes() - before, 3, "each was run once");
+}
+
+#[test]
+fn what_rides_waits_on_where_a_transaction_cannot_begin_and_does_not_fall_with_another() {
+    let (folder, mut committer) = committer();
+    let (first, mut told) = rider("a");
+    assert!(committer.try_take(first).is_none());
+    let other = rusqlite::Connection::open(folder.path().join("keyturn.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(!taken_at_once(&mut committer, "b"));
+    assert!(told.try_recv().is_err());
+    assert_eq!(committer.riders.len(), 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    let (failing, mut failed) = op(Durability::Internal, |_| Err(Failure::new(Kind::Denied, "no")));
+    committer.take(&mut vec![failing]);
+    assert_eq!(failed.try_recv().unwrap().unwrap_err().kind(), Kind::Denied);
+    assert!(told.try_recv().unwrap().is_ok());
+    assert_eq!(stored(&committer), ["a"]);
+}
+
+#[test]
+fn many_that_ride_are_not_written_where_one_asks() {
+    let (_folder, mut committer) = committer();
+    for key in ["a", "b", "c", "d", "e"] {
+        assert!(committer.try_take(rider(key).0).is_none());
+    }
+    assert!(!taken_at_once(&mut committer, "f"), "that many would keep the one who asks waiting");
+    committer.take(&mut vec![op(Durability::Told, store("g")).0]);
+    assert_eq!(stored(&committer), ["a", "b", "c", "d", "e", "g"]);
+    assert!(taken_at_once(&mut committer, "h"));
+}
+
+#[tokio::test]
+async fn what_rides_is_written_after_a_while_and_before_the_writer_goes() {
+    let (_folder, tools) = tools();
+    let path = tools.connection.path().unwrap().to_owned();
+    let writer = Writer::start(tools).unwrap();
+    writer.ride(1, "testing", store("a")).await.unwrap();
+    let file = rusqlite::Connection::open(path).unwrap();
+    let has = |key: &str| file.query_row("SELECT 1 FROM meta WHERE key = ?1", [key], |_| Ok(())).is_ok();
+    assert!(has("a"), "who is answered finds it written");
+    let left = writer.ride(1, "testing", store("b"));
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(1), left).await.is_err());
+    drop(writer);
+    assert!(has("b"), "nobody waits for it any more, and it is written");
+}
+
+/// Says that it would find nothing.
+#[derive(Debug)]
+struct Idle(Waiting);
+
+impl Op for Idle {
+    fn durability(&self) -> Durability {
+        self.0.durability()
+    }
+
+    fn run(&mut self, batch: &mut Batch<'_>) -> Result<(), Failure> {
+        self.0.run(batch)
+    }
+
+    fn answer(&mut self, outcome: &Result<(), Failure>) {
+        self.0.answer(outcome);
+    }
+
+    fn waits(&self) -> Option<QueueName> {
+        self.0.waits()
+    }
+
+    fn finds_nothing(&self, _: &rusqlite::Connection, _: UnixMillis) -> bool {
+        true
+    }
+}
+
+#[test]
+fn what_would_find_nothing_waits_without_a_transaction() {
+    let (folder, mut committer) = committer();
+    let other = rusqlite::Connection::open(folder.path().join("keyturn.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (mut answers, idle): (Vec<_>, Vec<Box<dyn Op>>) = (0..2)
+        .map(|_| {
+            let (reply, answer) = oneshot::channel();
+            // Its first run is the one with what it waits for.
+            let idle: Box<dyn Op> = Box::new(Idle(Waiting { runs: 1, fails: false, reply: Some(reply) }));
+            (answer, idle)
+        })
+        .unzip();
+    let mut idle = idle.into_iter();
+    assert!(committer.try_take(idle.next().unwrap()).is_none(), "the other's lock is in nobody's way");
+    committer.take(&mut idle.collect());
+    assert_eq!(committer.parked.len(), 2);
+    other.execute_batch("ROLLBACK").unwrap();
+    committer.parked.truncate(1);
+    assert_eq!(commit(&mut committer, vec![op(Durability::Told, send())]), [Ok(())]);
+    assert!(answers.remove(0).try_recv().unwrap().is_ok());
+    assert_eq!(stored(&committer), ["sent", "waited"]);
 }
 
 #[test]

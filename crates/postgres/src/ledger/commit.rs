@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 use super::lanes::{Columns, Known};
 use super::read::Effects;
 use super::{Mark, mark_of, read};
-use crate::database::{Database, Mode, Param, Work};
+use crate::database::{Database, Param, Work};
 use crate::epoch::{GENERATION, Generation};
 use crate::failure::Failure;
 use crate::queue::Batch;
@@ -58,7 +58,7 @@ pub(super) async fn commit(
     let nonces: Vec<i64> = commits.iter().map(|one| rows::to_column(one.nonce)).collect();
     let first: [(&'static str, &[Param<'_>]); 3] =
         [(HOLD, &[&lanes]), (read::EFFECTS, &[&nonces, &marks]), (GENERATION, &[])];
-    let (work, found) = database.begin(Mode::Internal, &first).await?;
+    let (work, found) = database.begin(database.effects(), &first).await?;
     match decide(&found, commits) {
         Err(failure) => Err(work.undo(failure).await),
         Ok((plan, committed)) => {

@@ -23,6 +23,13 @@ pub struct QueueEngines {
     pub namespace: Option<BusNamespace>,
 }
 
+impl QueueEngines {
+    /// Whether any hop has an engine of its own.
+    pub fn is_any_outside(&self) -> bool {
+        !self.azure_storage.is_empty() || !self.service_bus.is_empty()
+    }
+}
+
 /// A namespace of Azure Service Bus.
 #[derive(Clone, Debug)]
 pub struct BusNamespace {

@@ -115,7 +115,11 @@ impl Engine {
         let leased = self.database.lease(queue, BATCH as usize, Duration::from_mins(1));
         let leased = self.runtime.block_on(leased).unwrap();
         let settled = leased.into_iter().map(|one| (one.receipt, Settlement::Complete)).collect();
-        self.runtime.block_on(self.database.settle(queue, settled, Vec::new())).unwrap();
+        // What is done with waits for a transaction, which a lease is.
+        let settling = self.database.settle(queue, settled, Vec::new());
+        let leasing = self.database.lease(queue, 1, Duration::from_mins(1));
+        let (settled, _) = self.runtime.block_on(async { tokio::join!(settling, leasing) });
+        settled.unwrap();
     }
 
     fn wanted(&mut self, items: u32) -> Vec<Wanted> {
