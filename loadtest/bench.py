@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 # Above the committed count a part has become slower; below it, the committed count is stale.
@@ -378,23 +379,84 @@ def footprint(goals, programs):
             if not command[0].exists():
                 goals.missing("G11", f"{named}, idle", f"{command[0]} is not built")
                 continue
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
+            with running(command) as child:
                 time.sleep(3)
                 before, began = ticks(child.pid), time.monotonic()
                 time.sleep(8)
                 share = (ticks(child.pid) - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
-                status = Path(f"/proc/{child.pid}/status").read_text()
-                resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-            finally:
-                child.send_signal(signal.SIGTERM)
-                child.wait(30)
-            goals.judge("G11", f"{named}, idle: resident memory", resident, memory, " MiB")
+                mebibytes = resident(child.pid)
+            goals.judge("G11", f"{named}, idle: resident memory", mebibytes, memory, " MiB")
             if named == "all in one":
                 goals.judge("G11", f"{named}, idle: share of a core", share * 100, 1, " %")
     agent = programs / "keyturn-agent"
     if agent.exists():
         goals.judge("G11", "agent: its program, as built for release", agent.stat().st_size / 2**20, 8, " MiB")
+        waiting_agent(goals, programs)
+
+
+def waiting_agent(goals, programs):
+    """An agent over TLS that waits for its result: nobody works behind the ingress."""
+    what = "agent: resident memory while it waits for its result"
+    openssl, ingress = shutil.which("openssl"), programs / "keyturn-ingress"
+    if not openssl or not ingress.exists():
+        goals.missing("G11", what, "openssl is not installed" if not openssl else f"{ingress} is not built")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder, device = Path(folder), "3f6a1c2e-0b1d-4c55-9a77-5d1f0c9b2e11"
+        keyturn, data, config = programs / "keyturn", folder / "data", folder / "data" / "keyturn.toml"
+
+        def certificate(name, *how):
+            subprocess.run([openssl, "req", "-x509", "-nodes", "-days", "2", "-keyout", folder / f"{name}.key",
+                            "-out", folder / f"{name}.pem", *how], check=True, capture_output=True)
+            (folder / f"{name}.key").chmod(0o600)
+
+        certificate("device", "-newkey", "rsa:2048", "-subj", f"/CN={device}")
+        certificate("server", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE")
+        subprocess.run([keyturn, "init", "--name", "bench", data], check=True, capture_output=True)
+        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as second:
+            port, health = free.getsockname()[1], second.getsockname()[1]
+        config.write_text(f'[deployment]\nname = "bench"\n[ingress]\nlisten = "127.0.0.1:{port}"\n[ingress.tls]\n'
+                          f'certificate = "{folder}/server.pem"\nkey = "{folder}/server.key"\n'
+                          f'[health]\ningress = "127.0.0.1:{health}"\n')
+        subprocess.run([keyturn, "--config", config, "device", "add", "--name", "bench", "--cert",
+                        folder / "device.pem"], check=True, capture_output=True)
+        settings = folder / "agent.toml"
+        settings.write_text(f'server = "https://localhost:{port}"\ndeployment = "bench"\nroot_key = "data/root.pub.json"\n'
+                            f'ca = "server.pem"\ndevice_id = "{device}"\ncertificate = "device.pem"\n'
+                            'private_key = "device.key"\nstate = "state"\n'
+                            '[account]\nkind = "file"\npath = "account.json"\nname = "localadmin"\n')
+        with running([ingress, "--config", config]):
+            for _ in range(100):
+                time.sleep(0.1)
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+            with running([programs / "keyturn-agent", "once", "--config", settings]) as agent:
+                time.sleep(5)
+                if agent.poll() is not None:
+                    sys.exit("the agent did not wait for its result")
+                told = subprocess.run([keyturn, "--config", config, "queues", "--output", "json"], check=True,
+                                      capture_output=True, text=True).stdout
+                waiting = {queue["queue"]: queue["total"] for queue in json.loads(told)}
+                if waiting["requests"] != 1:
+                    sys.exit(f"the agent's request is on no queue: {waiting}")
+                goals.judge("G11", what, resident(agent.pid), 12, " MiB")
+
+
+@contextmanager
+def running(command):
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(30)
+
+
+def resident(pid):
+    """MiB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
 
 def ticks(pid):

@@ -28,6 +28,10 @@ pub struct Scenario {
     /// How many rotators there are, if each role is a process.
     #[serde(default = "one")]
     pub rotators: u64,
+    /// How much the server's processes give way to the client, 0 to 19 as `nice` has it, if this program starts them. A client
+    /// that is late because it shares the processor offers less than it says.
+    #[serde(default)]
+    pub nice: u8,
     /// What connections are used for.
     #[serde(default)]
     pub connection: Connections,
@@ -241,6 +245,7 @@ impl Scenario {
     pub fn check(&self) -> Result<()> {
         ensure!(self.devices > 0, "devices: at least one");
         ensure!((1..=16).contains(&self.rotators), "rotators: 1 to 16 of them");
+        ensure!(self.nice <= 19, "nice: 0 to 19");
         ensure!((1..=1024).contains(&self.keys), "keys: 1 to 1024 keys are shared by the devices");
         ensure!(
             !self.phase.is_empty() || self.search.is_some(),

@@ -54,12 +54,12 @@ use crate::signals::Signals;
 /// batch would wait for those at its end.
 const LARGEST_BATCH: usize = 512;
 
-/// After a commit of [`SOME`] writes it is waited for others before the next sync, until there are [`MANY`] or three quarters
-/// of what the last commit had, whichever is more, for so many moments of this length at most: as long as two or three syncs
-/// of a fast disk.
+/// After a sync for [`SOME`] writes or more it is waited for others before the next one, until there are [`MANY`] or three
+/// quarters of what the last one was for, whichever is more, for so many moments of this length at most: as long as a few
+/// syncs of a fast disk.
 const SOME: usize = 3;
-const MANY: usize = 16;
-const MOMENTS: usize = 30;
+const MANY: usize = 12;
+const MOMENTS: usize = 20;
 const MOMENT: Duration = Duration::from_micros(100);
 
 /// So many messages are written in less than the 100 microseconds that an async thread may be kept busy.
@@ -237,8 +237,7 @@ impl std::fmt::Debug for Writer {
 fn write_all(committer: &Mutex<Committer>, mut waiting: mpsc::Receiver<Box<dyn Op>>) {
     let mut batch = Vec::with_capacity(LARGEST_BATCH);
     while waiting.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
-        let last = lock(committer).last();
-        gather(&mut waiting, &mut batch, last);
+        gather(committer, &mut waiting, &mut batch);
         let mut committer = lock(committer);
         committer.take(&mut batch);
         committer.tidy();
@@ -250,15 +249,25 @@ fn lock(committer: &Mutex<Committer>) -> MutexGuard<'_, Committer> {
     committer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits a moment for those who are about to come back: whoever was answered by the last commit and writes again would
-/// otherwise wait for two syncs, the one that begins with the first of them and their own. Only where that many were
-/// answered that the moment is little beside what it saves.
+/// Before a sync waits for those who are about to need one: they would otherwise wait for the next, and for this one
+/// before. Only where that many were answered by the last sync that the wait is little beside what it saves. What does not
+/// wait for the disk is committed meanwhile.
 #[expect(clippy::disallowed_methods, reason = "a thread of ours, which has nothing else to do")]
-fn gather(waiting: &mut mpsc::Receiver<Box<dyn Op>>, batch: &mut Vec<Box<dyn Op>>, last: usize) {
+fn gather(
+    committer: &Mutex<Committer>,
+    waiting: &mut mpsc::Receiver<Box<dyn Op>>,
+    batch: &mut Vec<Box<dyn Op>>,
+) {
+    let last = lock(committer).last_synced();
+    let enough = if last < SOME { 0 } else { MANY.max(last / 4 * 3) };
     for _ in 0..MOMENTS {
-        let syncs = batch.iter().any(|op| op.durability() == Durability::Told);
-        if !syncs || last < SOME || batch.len() >= (last / 4 * 3).max(MANY) {
+        let told = batch.iter().filter(|op| op.durability() == Durability::Told).count();
+        if told == 0 || told >= enough {
             return;
+        }
+        if told < batch.len() {
+            let steps = batch.extract_if(.., |op| op.durability() == Durability::Internal);
+            lock(committer).take(&mut steps.collect());
         }
         std::thread::sleep(MOMENT);
         while batch.len() < LARGEST_BATCH

@@ -36,6 +36,7 @@ pub struct Started {
     folder: TempDir,
     children: Vec<(String, Child)>,
     vault: Option<Vault>,
+    nice: u8,
 }
 
 impl Started {
@@ -78,7 +79,7 @@ impl Started {
             metrics: config.health.iter().map(|(name, at)| (name.clone(), at.to_string())).collect(),
             operator: Some(operator),
         };
-        let mut started = Self { target, folder, children: Vec::new(), vault };
+        let mut started = Self { target, folder, children: Vec::new(), vault, nice: scenario.nice };
         for (name, address) in &config.health {
             started.spawn(programs, name, *address)?;
         }
@@ -104,7 +105,7 @@ impl Started {
 
     fn spawn(&mut self, programs: &Path, name: &str, health: SocketAddr) -> Result<()> {
         let operator = self.target.operator.as_ref().context("a started deployment has an operator")?;
-        let mut command = if name == "all" {
+        let command = if name == "all" {
             operator.command(&["up"])
         } else {
             // A second one is told apart by a number.
@@ -119,6 +120,7 @@ impl Started {
             command
         };
         let log = fs::File::create(self.folder.path().join(format!("{name}.log")))?;
+        let mut command = if self.nice == 0 { command } else { giving_way(&command, self.nice) };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.with_context(|| format!("{name} cannot be started"))?;
         self.target.processes.push((name.to_owned(), child.id()));
@@ -240,6 +242,22 @@ impl Config {
         lay_over(&mut all, settings);
         all
     }
+}
+
+/// The same by way of `nice`, which becomes the program.
+fn giving_way(command: &Command, nice: u8) -> Command {
+    let mut nicely = Command::new("nice");
+    nicely.args(["-n", &nice.to_string()]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nicely.env(name, value),
+            None => nicely.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        nicely.current_dir(folder);
+    }
+    nicely
 }
 
 /// Puts the values of `over` over those of `under`, section by section.

@@ -23,6 +23,8 @@ pub(super) struct Committer {
     pub(super) suspect: bool,
     /// How many writes the last transaction had.
     last: usize,
+    /// How many writes the last sync was for.
+    last_synced: usize,
     /// How long the log was after the last commit.
     pages: Arc<AtomicI32>,
     /// Those that found nothing and wait for a queue.
@@ -70,15 +72,16 @@ impl Committer {
             level: None,
             suspect: false,
             last: 0,
+            last_synced: 0,
             pages,
             parked: Vec::new(),
             riders: Vec::new(),
         })
     }
 
-    /// How many writes the last transaction had.
-    pub(super) fn last(&self) -> usize {
-        self.last
+    /// How many writes the last sync was for.
+    pub(super) fn last_synced(&self) -> usize {
+        self.last_synced
     }
 
     /// Commits a batch, and keeps of it what waits.
@@ -90,6 +93,10 @@ impl Committer {
             return;
         }
         self.last = batch.len();
+        let synced = batch.iter().filter(|op| op.durability() == Durability::Told).count();
+        if synced > 0 {
+            self.last_synced = synced;
+        }
         batch.append(&mut self.riders);
         self.commit(batch);
         self.park(batch.drain(..));

@@ -427,6 +427,35 @@ fn what_would_find_nothing_waits_without_a_transaction() {
 }
 
 #[test]
+fn a_sync_waits_for_others_where_some_come_at_once_and_steps_do_not_wait_for_it() {
+    let (_folder, committer) = committer();
+    let committer = std::sync::Mutex::new(committer);
+    let (sender, mut waiting) = tokio::sync::mpsc::channel(64);
+    let gather = |batch: &mut Vec<Box<dyn Op>>, waiting: &mut _| super::gather(&committer, waiting, batch);
+    let told = |key| op(Durability::Told, store(key)).0;
+
+    let (step, mut answer) = op(Durability::Internal, store("a"));
+    let mut alone = vec![told("b"), step];
+    gather(&mut alone, &mut waiting);
+    assert_eq!(alone.len(), 2, "nobody is waited for where nobody came before");
+
+    super::lock(&committer).take(&mut vec![told("c"), told("d"), told("e")]);
+    sender.try_send(told("f")).unwrap();
+    gather(&mut alone, &mut waiting);
+    assert!(answer.try_recv().unwrap().is_ok(), "the step is committed");
+    assert_eq!(alone.len(), 2, "and another has come to the one that waits for the disk");
+    assert_eq!(stored(&super::lock(&committer)), ["a", "c", "d", "e"]);
+
+    let keys: Vec<String> = (0..super::MANY).map(|n| format!("many {n}")).collect();
+    let mut many: Vec<_> = keys.iter().map(|key| told(key.clone().leak())).collect();
+    sender.try_send(told("g")).unwrap();
+    gather(&mut many, &mut waiting);
+    assert_eq!(many.len(), super::MANY, "enough is enough");
+    super::lock(&committer).take(&mut many);
+    assert_eq!(super::lock(&committer).last_synced(), super::MANY);
+}
+
+#[test]
 fn a_long_log_is_copied_after_the_commit_and_by_the_thread() {
     let (_folder, mut committer) = committer();
     let log = |committer: &Committer| {
