@@ -21,6 +21,7 @@ use crate::copies::Copier;
 use crate::directory_feed::Follower;
 use crate::engines::Engines;
 use crate::fleet::{Clerk, Surveyor};
+use crate::handles;
 use crate::health::Waits;
 use crate::http::{self, Bounds, Tls};
 use crate::keys::{KeyError, KeyStore};
@@ -239,7 +240,7 @@ impl Host {
         let bounds = Bounds {
             header_bytes: *header_bytes,
             header_time: header_time.0,
-            connections: *connections,
+            connections: handles::provide(*connections),
             connections_per_address: *connections_per_address,
             proxies: self.config.admission.trusted_proxies.clone(),
             ..Bounds::default()

@@ -13,6 +13,7 @@ mod directory_feed;
 pub mod engines;
 pub mod failure;
 pub mod fleet;
+mod handles;
 pub mod keys;
 pub mod levels;
 pub mod migration;

@@ -114,8 +114,9 @@ async fn devices_are_served_over_tls() {
         .with_no_client_auth();
     let stream = TcpStream::connect(server.address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap();
+    let mut stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap();
     let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-    assert!(exchange(stream, GET).await.ends_with("hello"));
+    assert!(exchange(&mut stream, GET).await.ends_with("hello"));
+    assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0, "nobody comes back soon enough to use one");
 }
