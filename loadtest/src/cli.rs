@@ -150,6 +150,7 @@ fn start(run: &Run) -> Result<bool> {
         keygen::make(folder, scenario.devices, scenario.keys)?;
     }
     let fleet = Fleet::load(folder, scenario.devices)?;
+    crate::process::take_handles();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Told to end, it drops what it started, which ends the server's processes and removes their folder.
     let report = runtime.block_on(async {

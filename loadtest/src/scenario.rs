@@ -32,6 +32,10 @@ pub struct Scenario {
     /// that is late because it shares the processor offers less than it says.
     #[serde(default)]
     pub nice: u8,
+    /// How much more the workers give way, to the ingress as well, as they do where systemd starts them (`CPUWeight`), if each
+    /// role is a process.
+    #[serde(default)]
+    pub workers_nice: u8,
     /// What connections are used for.
     #[serde(default)]
     pub connection: Connections,
@@ -245,7 +249,7 @@ impl Scenario {
     pub fn check(&self) -> Result<()> {
         ensure!(self.devices > 0, "devices: at least one");
         ensure!((1..=16).contains(&self.rotators), "rotators: 1 to 16 of them");
-        ensure!(self.nice <= 19, "nice: 0 to 19");
+        ensure!(self.nice.saturating_add(self.workers_nice) <= 19, "nice, workers_nice: 0 to 19 together");
         ensure!((1..=1024).contains(&self.keys), "keys: 1 to 1024 keys are shared by the devices");
         ensure!(
             !self.phase.is_empty() || self.search.is_some(),
@@ -328,6 +332,7 @@ mod tests {
                 "go with [vault]",
             ),
             ("devises = 3".to_owned(), "devises"),
+            ("nice = 10\nworkers_nice = 10".to_owned(), "workers_nice: 0 to 19"),
             (
                 format!("{phase}{{ shape = \"share\", of_borne = 2.0, duration = \"1s\" }}"),
                 "goes with `borne` or [search]",

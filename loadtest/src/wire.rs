@@ -1,6 +1,8 @@
 //! HTTP to the device API, over TLS: connections that are measured, and replies of which only what a device reads is
 //! kept.
 
+mod verifier;
+
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,13 +18,19 @@ use rustls::client::Resumption;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
+use self::verifier::Remembering;
 use crate::scenario::Connections;
 
 /// The largest answer that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+
+/// Connections that are being opened at once. Each device has a processor of its own and here they share one: of more than it
+/// can bring to an end in the time that a server gives for a handshake, none would come to its end.
+const OPENING: usize = 1024;
 
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 const KEY_SET: HeaderName = HeaderName::from_static(keyturn_schemas::key_set::HEADER);
@@ -33,6 +41,7 @@ pub struct Wire {
     host: String,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connections: Connections,
+    opening: Semaphore,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -80,7 +89,8 @@ impl Wire {
             ("https", None) => bail!("{url}: say with --ca whose certificates are trusted (PEM)"),
             _ => bail!("{url}: neither https nor http"),
         };
-        Ok(Self { address, host: format!("{name}:{port}"), tls, connections, idle: Mutex::default() })
+        let (host, opening) = (format!("{name}:{port}"), Semaphore::new(OPENING));
+        Ok(Self { address, host, tls, connections, opening, idle: Mutex::default() })
     }
 
     /// A connection as the policy has it: a fresh one, or a kept one that is still open.
@@ -93,6 +103,7 @@ impl Wire {
                 }
             }
         }
+        let _place = self.opening.acquire().await?;
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
@@ -175,11 +186,54 @@ fn connector(ca: &std::path::Path) -> Result<TlsConnector> {
         roots.add(certificate.with_context(|| format!("{}: not PEM", ca.display()))?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Remembering::new(roots, Arc::clone(&provider))?;
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn no_more_connections_are_being_opened_at_once_than_can_be_brought_to_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+        // Nobody answers here, so no handshake comes to its end by itself.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
+        let wire = Wire::new(&url, Some(&ca), Connections::Exchange).unwrap();
+        let wire = Arc::new(Wire { opening: Semaphore::new(3), ..wire });
+        let mut devices = JoinSet::new();
+        for _ in 0..5 {
+            let wire = Arc::clone(&wire);
+            devices.spawn(async move { wire.connect().await.is_ok() });
+        }
+        let mut arrived = Vec::new();
+        while let Ok(accepted) = tokio::time::timeout(LONG, listener.accept()).await {
+            arrived.push(accepted.unwrap().0);
+        }
+        assert_eq!(arrived.len(), 3);
+        let mut hello = [0; 3];
+        arrived[0].read_exact(&mut hello).await.unwrap();
+        assert_eq!(hello[0], 22, "each has begun its handshake");
+        // One that ends without success leaves its place to the next.
+        drop(arrived.pop());
+        assert!(tokio::time::timeout(LONG, listener.accept()).await.is_ok());
+        assert!(!devices.join_next().await.unwrap().unwrap());
+    }
 }

@@ -37,6 +37,7 @@ pub struct Started {
     children: Vec<(String, Child)>,
     vault: Option<Vault>,
     nice: u8,
+    workers_nice: u8,
 }
 
 impl Started {
@@ -79,7 +80,8 @@ impl Started {
             metrics: config.health.iter().map(|(name, at)| (name.clone(), at.to_string())).collect(),
             operator: Some(operator),
         };
-        let mut started = Self { target, folder, children: Vec::new(), vault, nice: scenario.nice };
+        let (nice, workers_nice) = (scenario.nice, scenario.workers_nice);
+        let mut started = Self { target, folder, children: Vec::new(), vault, nice, workers_nice };
         for (name, address) in &config.health {
             started.spawn(programs, name, *address)?;
         }
@@ -120,7 +122,9 @@ impl Started {
             command
         };
         let log = fs::File::create(self.folder.path().join(format!("{name}.log")))?;
-        let mut command = if self.nice == 0 { command } else { giving_way(&command, self.nice) };
+        let worker = !matches!(name, "all" | "ingress");
+        let nice = self.nice + if worker { self.workers_nice } else { 0 };
+        let mut command = if nice == 0 { command } else { giving_way(&command, nice) };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.with_context(|| format!("{name} cannot be started"))?;
         self.target.processes.push((name.to_owned(), child.id()));
