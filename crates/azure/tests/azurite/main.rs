@@ -124,9 +124,17 @@ impl Graveyard for DiesAfter {
 
 /// Another process on the same queues.
 fn another(endpoint: &Endpoint, deployment: &Deployment) -> StorageQueues {
-    let access = Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() };
+    reached_by(&Access::SharedKey { account: ACCOUNT.to_owned(), key: KEY.into() }, endpoint, deployment)
+}
+
+/// Another process on the same queues, which may do what a signature permits.
+fn permitted(permissions: &str, endpoint: &Endpoint, deployment: &Deployment) -> StorageQueues {
+    reached_by(&Access::Signature(signature(permissions).into()), endpoint, deployment)
+}
+
+fn reached_by(access: &Access, endpoint: &Endpoint, deployment: &Deployment) -> StorageQueues {
     let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
-    StorageQueues::new(endpoint, &access, state, clock).unwrap()
+    StorageQueues::new(endpoint, access, state, clock).unwrap()
 }
 
 #[tokio::test]
@@ -181,11 +189,7 @@ async fn what_an_identity_may_do_is_told_and_no_message_is_touched_by_it() {
     let azurite = Azurite::start().await;
     let deployment = azurite.deployment();
     let endpoint = azurite.endpoint();
-    let by = |permissions: &str| {
-        let access = Access::Signature(signature(permissions).into());
-        let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
-        StorageQueues::new(&endpoint, &access, state, clock).unwrap()
-    };
+    let by = |permissions: &str| permitted(permissions, &endpoint, &deployment);
     let all = by("rwdlacup");
     all.send(QUEUE, vec![sample::message(1)]).await.unwrap();
     for (permissions, settles, sends) in [
@@ -217,11 +221,7 @@ async fn a_trial_that_nobody_took_away_is_nobodys_work() {
     let azurite = Azurite::start().await;
     let deployment = azurite.deployment();
     let endpoint = azurite.endpoint();
-    let by = |permissions: &str| {
-        let access = Access::Signature(signature(permissions).into());
-        let (state, clock) = (Arc::new(deployment.state.clone()), Arc::new(deployment.clock.clone()));
-        StorageQueues::new(&endpoint, &access, state, clock).unwrap()
-    };
+    let by = |permissions: &str| permitted(permissions, &endpoint, &deployment);
     let all = by("rwdlacup");
     assert_eq!(all.depth(QUEUE).await.unwrap().total, 0);
     by("a").try_sending(QUEUE).await.unwrap();
