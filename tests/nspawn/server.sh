@@ -147,6 +147,9 @@ for role in "${roles[@]}"; do
         grep -qE "^$line\$" <<<"$status" || fail "$role has more rights than $line: $status"
     done
 done
+# Each connection takes a file handle, of which a unit has 1024 unless it asks for more.
+limits=$(inside "cat /proc/\$(systemctl show --property MainPID --value keyturn-ingress)/limits")
+awk '/^Max open files/ { exit !($4 == $5 && $4 > 1024) }' <<<"$limits" || fail "the ingress has not the file handles that it may have: $limits"
 rotates 'through four units'
 said 'four units under four users, on the same folder: a device rotates through them'
 
