@@ -52,7 +52,8 @@ impl Tls {
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ignore_client_order = true;
-        // A device comes back in days. Tickets would be made, sent and kept for nobody.
+        // Devices come back in minutes at the earliest, when all of a fleet have been here. Tickets would be made, sent and kept
+        // for nobody (docs/decisions/0065-a-rush.md).
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         tokio::spawn(files.watch(current, stop));
